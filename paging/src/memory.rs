@@ -1,0 +1,203 @@
+//! Where table bits live.
+//!
+//! The hardware walker and software see the same 64-bit cells, at the same
+//! time on a real machine: hardware sets accessed and dirty bits while software
+//! reads or replaces entries. So a cell is an atomic, and there is no other way
+//! to reach it.
+
+use crate::addr::{Frame, PhysSpace};
+use crate::entry::{Entry, Flags};
+use crate::sparse::SparseFrames;
+use crate::sync::{AtomicU64, Ordering};
+use alloc::boxed::Box;
+use core::fmt;
+use core::marker::PhantomData;
+
+/// Entries in a table page.
+pub const ENTRIES: usize = 512;
+
+/// One entry's place: a table page and an index.
+pub struct Slot<S> {
+    /// The frame of the table page.
+    pub table: Frame<S>,
+    /// 0-511.
+    pub index: usize,
+}
+
+impl<S: PhysSpace> Slot<S> {
+    /// Entry `index` of `table`.
+    #[inline(always)]
+    pub const fn new(table: Frame<S>, index: usize) -> Self {
+        Slot { table, index: index & (ENTRIES - 1) }
+    }
+    /// The physical address of the entry.
+    #[inline(always)]
+    pub const fn addr(self) -> crate::Addr<S> {
+        self.table.base().offset(self.index as u64 * 8)
+    }
+}
+impl<S> Clone for Slot<S> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<S> Copy for Slot<S> {}
+impl<S> PartialEq for Slot<S> {
+    fn eq(&self, other: &Self) -> bool {
+        self.table == other.table && self.index == other.index
+    }
+}
+impl<S> Eq for Slot<S> {}
+impl<S: PhysSpace> fmt::Debug for Slot<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}[{}]", self.table, self.index)
+    }
+}
+
+/// The seam for the memory that table pages are in.
+///
+/// Implementations: [`Arena`] (sparse, for a modelled machine) and a direct map
+/// of real memory on a bare machine.
+pub trait TableMemory {
+    /// The physical space whose frames hold the tables.
+    type Space: PhysSpace;
+
+    /// The cell of an entry; `None` if the frame holds no table that this
+    /// memory knows (a walker that is sent there by hostile bits reads zero).
+    fn cell(&self, slot: Slot<Self::Space>) -> Option<&AtomicU64>;
+
+    /// Makes `frame` a table page with 512 empty entries.
+    fn create(&mut self, frame: Frame<Self::Space>);
+
+    /// The table in `frame` is gone; its bits need not be kept.
+    fn discard(&mut self, frame: Frame<Self::Space>);
+
+    /// Reads an entry; empty where no table is.
+    #[inline(always)]
+    fn load(&self, slot: Slot<Self::Space>) -> Entry {
+        match self.cell(slot) {
+            Some(cell) => Entry(cell.load(Ordering::Relaxed)),
+            None => Entry::EMPTY,
+        }
+    }
+    /// Replaces an entry. Release: what the entry points to is written before it.
+    #[inline(always)]
+    fn store(&self, slot: Slot<Self::Space>, entry: Entry) {
+        match self.cell(slot) {
+            Some(cell) => cell.store(entry.0, Ordering::Release),
+            None => debug_assert!(false, "store to {slot:?}, which holds no table"),
+        }
+    }
+    /// Replaces an entry and returns the old one, hardware's last bits included.
+    #[inline(always)]
+    fn swap(&self, slot: Slot<Self::Space>, entry: Entry) -> Entry {
+        match self.cell(slot) {
+            Some(cell) => Entry(cell.swap(entry.0, Ordering::AcqRel)),
+            None => Entry::EMPTY,
+        }
+    }
+    /// Sets `set` and clears `clear` in one atomic step; returns the old entry.
+    #[inline(always)]
+    fn modify(&self, slot: Slot<Self::Space>, set: Flags, clear: Flags) -> Entry {
+        let Some(cell) = self.cell(slot) else { return Entry::EMPTY };
+        let mut old = cell.load(Ordering::Relaxed);
+        loop {
+            let new = old & !clear.0 | set.0;
+            match cell.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Entry(old),
+                Err(now) => old = now,
+            }
+        }
+    }
+    /// What the walker does to an entry it used: sets `bits` if they are not yet
+    /// set. Free of stores when they are.
+    #[inline(always)]
+    fn mark(&self, slot: Slot<Self::Space>, seen: Entry, bits: Flags) {
+        if !seen.has(bits)
+            && let Some(cell) = self.cell(slot)
+        {
+            // Only while the entry is the one that was walked: an entry that
+            // software replaced meanwhile must not get bits (SDM 3A §4.8).
+            let _ = cell.compare_exchange(seen.0, seen.0 | bits.0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One table page's bits.
+#[repr(C, align(4096))]
+pub struct Table(pub [AtomicU64; ENTRIES]);
+
+impl Table {
+    fn zeroed() -> Box<Table> {
+        Box::new(Table([const { AtomicU64::new(0) }; ENTRIES]))
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let used = self.0.iter().filter(|e| e.load(Ordering::Relaxed) != 0).count();
+        write!(f, "Table({used} of {ENTRIES} entries used)")
+    }
+}
+
+/// Table pages of a modelled physical space, kept only where tables are:
+/// a directory by 2 MiB block, then a pointer per frame. Kernels cluster table
+/// pages in blocks, so the upper part stays in the host's caches.
+#[derive(Debug)]
+pub struct Arena<S> {
+    tables: SparseFrames<Option<Box<Table>>>,
+    live: u64,
+    space: PhantomData<S>,
+}
+
+impl<S: PhysSpace> Arena<S> {
+    /// An arena for physical memory of `frames` frames.
+    pub fn new(frames: u64) -> Self {
+        Arena { tables: SparseFrames::new(frames), live: 0, space: PhantomData }
+    }
+    /// Table pages alive.
+    pub fn tables(&self) -> u64 {
+        self.live
+    }
+    /// Whether `frame` holds a table.
+    pub fn holds(&self, frame: Frame<S>) -> bool {
+        self.table(frame).is_some()
+    }
+    /// The table in `frame`.
+    #[inline(always)]
+    pub fn table(&self, frame: Frame<S>) -> Option<&Table> {
+        self.tables.get(frame.number())?.as_deref()
+    }
+    /// Moves a table's bits to another frame: what copying the page does when
+    /// data, which a guest's tables are to its host, is migrated.
+    pub fn relocate(&mut self, from: Frame<S>, to: Frame<S>) {
+        if let Some(table) = self.tables.get_mut(from.number()).and_then(Option::take) {
+            *self.tables.get_or_default(to.number()) = Some(table);
+        }
+    }
+}
+
+impl<S: PhysSpace> TableMemory for Arena<S> {
+    type Space = S;
+
+    #[inline(always)]
+    fn cell(&self, slot: Slot<S>) -> Option<&AtomicU64> {
+        match self.tables.get(slot.table.number()) {
+            Some(Some(table)) => Some(&table.0[slot.index & (ENTRIES - 1)]),
+            _ => None,
+        }
+    }
+    fn create(&mut self, frame: Frame<S>) {
+        let place = self.tables.get_or_default(frame.number());
+        if place.is_none() {
+            self.live += 1;
+        }
+        *place = Some(Table::zeroed());
+    }
+    fn discard(&mut self, frame: Frame<S>) {
+        if self.tables.get_mut(frame.number()).is_some_and(|p| p.take().is_some()) {
+            self.live -= 1;
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! The seam for page-table pages: how they are allocated, freed, written and
+//! read back, and which root a node loads.
+//!
+//! Linux has the same seam in its paravirtual operations (PV-Ops), and the
+//! published Mitosis and pass-through kernels sit exactly there. All software
+//! writes of entries go through [`TableOps`]; only the walker, which knows no
+//! software, reads the bits themselves.
+//!
+//! Lock protocol: one [`TableOps`] belongs to one address space and is called
+//! with that space's table lock held (`&mut self`); hardware may set accessed
+//! and dirty bits at the same time, so reads that must not lose them use
+//! [`TableOps::take`] and [`TableOps::modify`].
+
+use crate::addr::{Addr, Frame, PhysSpace, Space};
+use crate::entry::{Entry, Flags};
+use crate::frames::{MAX_NODES, NoFrame, NodeId};
+use crate::memory::{ENTRIES, Slot, TableMemory};
+use core::fmt;
+use core::ops::Range;
+
+/// What software did, for whoever charges time for it: memory references by
+/// the node they went to, and pages copied or zeroed.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Work {
+    /// Page-table entries read, by node of the table page.
+    pub table_reads: [u32; MAX_NODES],
+    /// Page-table entries written, by node of the table page.
+    pub table_writes: [u32; MAX_NODES],
+    /// 4 KiB frames zeroed, by node.
+    pub zeroed: [u32; MAX_NODES],
+    /// 4 KiB frames copied, by the destination's node.
+    pub copied: [u32; MAX_NODES],
+    /// Table pages allocated.
+    pub tables_allocated: u32,
+    /// Table pages that had to come from another node than asked for.
+    pub tables_misplaced: u32,
+    /// Calls of the buddy allocator.
+    pub allocator_calls: u32,
+}
+
+impl Work {
+    /// Adds another piece of work.
+    pub fn add(&mut self, other: &Work) {
+        for n in 0..MAX_NODES {
+            self.table_reads[n] += other.table_reads[n];
+            self.table_writes[n] += other.table_writes[n];
+            self.zeroed[n] += other.zeroed[n];
+            self.copied[n] += other.copied[n];
+        }
+        self.tables_allocated += other.tables_allocated;
+        self.tables_misplaced += other.tables_misplaced;
+        self.allocator_calls += other.allocator_calls;
+    }
+}
+
+/// Where table pages' frames come from: the kernel's frame pool, or a
+/// page-table page cache in front of it.
+pub trait TableFrames<S: PhysSpace> {
+    /// A frame for a table page, on `node` if it has one left. With `strict`,
+    /// from no other node.
+    ///
+    /// # Errors
+    /// If no frame is left (on the node, when strict).
+    fn alloc_table(&mut self, node: NodeId, strict: bool) -> Result<Frame<S>, NoFrame>;
+    /// Gives the frame of a table page back.
+    fn free_table(&mut self, frame: Frame<S>);
+    /// The node that a frame belongs to.
+    fn node_of(&self, frame: Frame<S>) -> NodeId;
+}
+
+/// What [`TableOps`] work with: the bits, the frames, and an account of the work.
+pub struct TableEnv<'a, M: TableMemory> {
+    /// Where the bits live.
+    pub mem: &'a mut M,
+    /// Where frames for table pages come from.
+    pub frames: &'a mut dyn TableFrames<M::Space>,
+    /// The node of the CPU that runs this code.
+    pub node: NodeId,
+    /// What was done.
+    pub work: &'a mut Work,
+}
+
+impl<M: TableMemory> fmt::Debug for TableEnv<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableEnv").field("node", &self.node).field("work", &self.work).finish_non_exhaustive()
+    }
+}
+
+impl<M: TableMemory> TableEnv<'_, M> {
+    /// The same environment for a callee.
+    pub fn reborrow(&mut self) -> TableEnv<'_, M> {
+        TableEnv { mem: self.mem, frames: self.frames, node: self.node, work: self.work }
+    }
+    /// Allocates a frame near `node` and makes it an empty table page.
+    ///
+    /// # Errors
+    /// If no frame is left (on the node, when strict).
+    pub fn new_table(&mut self, node: NodeId, strict: bool) -> Result<Frame<M::Space>, NoFrame> {
+        let frame = self.frames.alloc_table(node, strict)?;
+        self.mem.create(frame);
+        self.work.tables_allocated += 1;
+        let got = self.frames.node_of(frame);
+        self.work.zeroed[got.index()] += 1;
+        if got != node {
+            self.work.tables_misplaced += 1;
+        }
+        Ok(frame)
+    }
+    /// Frees a table page made by [`TableEnv::new_table`].
+    pub fn free_table(&mut self, frame: Frame<M::Space>) {
+        self.mem.discard(frame);
+        self.frames.free_table(frame);
+    }
+    /// Reads an entry, on the account.
+    #[inline]
+    pub fn load(&mut self, slot: Slot<M::Space>) -> Entry {
+        self.work.table_reads[self.frames.node_of(slot.table).index()] += 1;
+        self.mem.load(slot)
+    }
+    /// Writes an entry, on the account.
+    #[inline]
+    pub fn store(&mut self, slot: Slot<M::Space>, entry: Entry) {
+        self.work.table_writes[self.frames.node_of(slot.table).index()] += 1;
+        self.mem.store(slot, entry);
+    }
+    /// Swaps an entry, on the account.
+    #[inline]
+    pub fn swap(&mut self, slot: Slot<M::Space>, entry: Entry) -> Entry {
+        self.work.table_writes[self.frames.node_of(slot.table).index()] += 1;
+        self.mem.swap(slot, entry)
+    }
+    /// Sets and clears bits, on the account.
+    #[inline]
+    pub fn modify(&mut self, slot: Slot<M::Space>, set: Flags, clear: Flags) -> Entry {
+        self.work.table_writes[self.frames.node_of(slot.table).index()] += 1;
+        self.mem.modify(slot, set, clear)
+    }
+}
+
+/// Which table: the first address it translates, and its level.
+pub struct TableAt<I> {
+    /// The first input address that the table covers.
+    pub base: Addr<I>,
+    /// 1 = leaf table … 5.
+    pub level: u8,
+}
+
+impl<I: Space> TableAt<I> {
+    /// The table of `level` that covers `addr`.
+    pub fn covering(addr: Addr<I>, level: u8) -> Self {
+        let shift = 12 + 9 * level as u32;
+        TableAt { base: Addr::new(addr.raw() >> shift << shift), level }
+    }
+}
+impl<I> Clone for TableAt<I> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<I> Copy for TableAt<I> {}
+impl<I: Space> fmt::Debug for TableAt<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "level-{} table at {:?}", self.level, self.base)
+    }
+}
+
+/// A table page that [`TableOps::alloc`] provides.
+pub struct NewTable<S> {
+    /// The frame that software knows the table by.
+    pub frame: Frame<S>,
+    /// Whether it was allocated now and is empty. A table shared with others
+    /// already holds what they mapped.
+    pub fresh: bool,
+    /// Software bits for the entry that will point to it.
+    pub link: Flags,
+}
+
+impl<S: PhysSpace> fmt::Debug for NewTable<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NewTable({:?}, fresh: {}, link: {:?})", self.frame, self.fresh, self.link)
+    }
+}
+
+/// Who may see what a leaf maps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Visibility {
+    /// Only this address space: private memory, or its own copy of a page.
+    #[default]
+    Private,
+    /// Every address space that maps the same object at the same place with
+    /// the same permissions would map the same frame.
+    Shared,
+}
+
+/// The seam. `I` is what the tables translate from, `M::Space` what they
+/// translate to and live in.
+///
+/// A table page has one *name*, the frame that [`TableOps::alloc`] returned;
+/// an implementation may keep more copies behind it.
+pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
+    /// Makes the (empty) root.
+    ///
+    /// # Errors
+    /// If no frame is left.
+    fn create_root(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        level: u8,
+        node: NodeId,
+    ) -> Result<Frame<M::Space>, NoFrame>;
+
+    /// The root that a CPU of `node` loads.
+    fn hardware_root(&self, master: Frame<M::Space>, node: NodeId) -> Frame<M::Space>;
+
+    /// A table page for `at`, wanted on `node`.
+    ///
+    /// # Errors
+    /// If no frame is left.
+    fn alloc(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        at: TableAt<I>,
+        node: NodeId,
+        visibility: Visibility,
+    ) -> Result<NewTable<M::Space>, NoFrame>;
+
+    /// This address space lets go of the table; no entry of its points to it
+    /// any more and every TLB that could have cached one was flushed.
+    fn free(&mut self, env: &mut TableEnv<'_, M>, table: Frame<M::Space>, at: TableAt<I>);
+
+    /// Reads an entry with accessed and dirty bits as the walkers of all nodes set them.
+    fn read(&self, env: &mut TableEnv<'_, M>, slot: Slot<M::Space>, level: u8) -> Entry;
+
+    /// Writes an entry, wherever copies of it are.
+    fn write(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<M::Space>, level: u8, entry: Entry);
+
+    /// Empties an entry and returns what it was, no bit that hardware set lost.
+    fn take(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<M::Space>, level: u8) -> Entry;
+
+    /// Sets and clears flag bits, and returns the entry as it was, no bit that
+    /// hardware set lost.
+    fn modify(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        slot: Slot<M::Space>,
+        level: u8,
+        set: Flags,
+        clear: Flags,
+    ) -> Entry;
+
+    /// Rewrites the entries `range` of one table: `f` is given each index and
+    /// entry and returns the new one. For range operations (`mprotect`), where
+    /// one pass over each copy is cheaper than one pass over the copies per entry.
+    fn update(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        table: Frame<M::Space>,
+        level: u8,
+        range: Range<usize>,
+        f: &mut dyn FnMut(usize, Entry) -> Entry,
+    ) {
+        for index in range {
+            let slot = Slot::new(table, index);
+            let old = self.read(env, slot, level);
+            let new = f(index, old);
+            if new != old {
+                self.write(env, slot, level, new);
+            }
+        }
+    }
+
+    /// Before this address space alone changes `child`, to which the entry
+    /// `parent` points: makes it its own if it is shared, and returns the table
+    /// to change (`child` itself if it already was its own).
+    ///
+    /// # Errors
+    /// If no frame is left for the copy.
+    fn own(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _parent: Slot<M::Space>,
+        child: Frame<M::Space>,
+        _at: TableAt<I>,
+    ) -> Result<Frame<M::Space>, NoFrame> {
+        Ok(child)
+    }
+
+    /// Whether other address spaces still use the table `child` that this one links.
+    fn others_use(&self, _child: Frame<M::Space>, _at: TableAt<I>) -> bool {
+        false
+    }
+
+    /// When this address space, a child, is made by `fork`: a table page that it
+    /// can link instead of a copy of the parent's `table`; `None` to copy.
+    fn adopt(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _table: Frame<M::Space>,
+        _at: TableAt<I>,
+    ) -> Option<NewTable<M::Space>> {
+        None
+    }
+
+    /// The leaf entry for `at` is about to be answered by a fault of a CPU on
+    /// `node`; a lazy replica fills itself here. Returns whether that repaired
+    /// the access, so that no further fault handling is needed.
+    ///
+    /// # Errors
+    /// If no frame is left.
+    fn fault_in(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _master: Frame<M::Space>,
+        _addr: Addr<I>,
+        _node: NodeId,
+    ) -> Result<bool, NoFrame> {
+        Ok(false)
+    }
+
+    /// Data behind the entries of this space moved between nodes: tables may
+    /// follow. Returns how many table pages moved (TLBs and walk caches must
+    /// then be flushed).
+    ///
+    /// # Errors
+    /// If no frame is left on the node to move to.
+    fn rebalance(&mut self, _env: &mut TableEnv<'_, M>, _master: Frame<M::Space>) -> Result<u64, NoFrame> {
+        Ok(0)
+    }
+
+    /// Frames that hold copies of the table named `table`, the name included.
+    fn copies(&self, table: Frame<M::Space>, visit: &mut dyn FnMut(Frame<M::Space>)) {
+        visit(table);
+    }
+}
+
+/// The baseline: one copy of every table page, on the node asked for if possible.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OneCopy {
+    /// All table pages on this node, wherever they are wanted: builds the bad
+    /// placements of the papers ("page table fixed on node 0").
+    pub fixed: Option<NodeId>,
+}
+
+impl OneCopy {
+    fn place(&self, wanted: NodeId) -> NodeId {
+        self.fixed.unwrap_or(wanted)
+    }
+}
+
+impl<I: Space, M: TableMemory> TableOps<I, M> for OneCopy {
+    fn create_root(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        _level: u8,
+        node: NodeId,
+    ) -> Result<Frame<M::Space>, NoFrame> {
+        env.new_table(self.place(node), false)
+    }
+    fn hardware_root(&self, master: Frame<M::Space>, _node: NodeId) -> Frame<M::Space> {
+        master
+    }
+    fn alloc(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        _at: TableAt<I>,
+        node: NodeId,
+        _visibility: Visibility,
+    ) -> Result<NewTable<M::Space>, NoFrame> {
+        let frame = env.new_table(self.place(node), false)?;
+        Ok(NewTable { frame, fresh: true, link: Flags::NONE })
+    }
+    fn free(&mut self, env: &mut TableEnv<'_, M>, table: Frame<M::Space>, _at: TableAt<I>) {
+        env.free_table(table);
+    }
+    fn read(&self, env: &mut TableEnv<'_, M>, slot: Slot<M::Space>, _level: u8) -> Entry {
+        env.load(slot)
+    }
+    fn write(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<M::Space>, _level: u8, entry: Entry) {
+        env.store(slot, entry);
+    }
+    fn take(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<M::Space>, _level: u8) -> Entry {
+        env.swap(slot, Entry::EMPTY)
+    }
+    fn modify(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        slot: Slot<M::Space>,
+        _level: u8,
+        set: Flags,
+        clear: Flags,
+    ) -> Entry {
+        env.modify(slot, set, clear)
+    }
+}
+
+/// All entries of a table as `(index, entry)`, present or not empty.
+pub fn entries<M: TableMemory>(mem: &M, table: Frame<M::Space>) -> impl Iterator<Item = (usize, Entry)> + '_ {
+    (0..ENTRIES).map(move |i| (i, mem.load(Slot::new(table, i)))).filter(|(_, e)| !e.is_empty())
+}

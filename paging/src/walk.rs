@@ -1,0 +1,635 @@
+//! The seam for translation: the way from a virtual address to host memory,
+//! step by step.
+//!
+//! A [`Translation`] is what the hardware walker does on a TLB miss. It reads
+//! the tables' real bits, and takes each step through a [`Port`]: a reference
+//! to memory, a check against a register, a look into a page-walk cache. On a
+//! modelled machine the port charges for the step; a port that only writes the
+//! steps down explains a walk; one that counts tests it.
+//!
+//! Every reference has its place in the grid of the two-dimensional walk
+//! ([`Cell`]): row = the guest level that it serves, column = the host level,
+//! with column 0 for the guest's own entry and row 0 for the data page.
+
+use crate::addr::{Addr, Gfn, Gpa, GuestPhys, Hfn, HostPhys, Hpa, PageSize, PhysSpace, Va};
+use crate::entry::{Entry, Flags};
+use crate::memory::{Slot, TableMemory};
+use crate::sync::Ordering;
+
+/// What the access that misses wants to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Intent {
+    /// It stores: needs W, sets D.
+    pub write: bool,
+    /// It fetches: needs not-NX.
+    pub fetch: bool,
+}
+
+impl Intent {
+    /// A load.
+    pub const READ: Intent = Intent { write: false, fetch: false };
+    /// A store.
+    pub const WRITE: Intent = Intent { write: true, fetch: false };
+    /// An instruction fetch.
+    pub const FETCH: Intent = Intent { write: false, fetch: true };
+}
+
+/// What a chain of entries allows: the AND over all levels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rights(u8);
+
+impl Rights {
+    /// Everything.
+    pub const ALL: Rights = Rights(0b111);
+
+    /// These rights under one more entry.
+    #[inline(always)]
+    pub const fn under(self, entry: Entry) -> Rights {
+        let bits = (entry.0 >> 1 & 0b11) as u8 | ((!entry.0 >> 63) as u8) << 2;
+        Rights(self.0 & bits)
+    }
+    /// The rights that both allow.
+    #[inline(always)]
+    pub const fn and(self, other: Rights) -> Rights {
+        Rights(self.0 & other.0)
+    }
+    /// Stores are allowed.
+    #[inline(always)]
+    pub const fn write(self) -> bool {
+        self.0 & 1 != 0
+    }
+    /// User-mode accesses are allowed.
+    #[inline(always)]
+    pub const fn user(self) -> bool {
+        self.0 & 2 != 0
+    }
+    /// Fetches are allowed.
+    #[inline(always)]
+    pub const fn execute(self) -> bool {
+        self.0 & 4 != 0
+    }
+    /// Whether a user-mode access with `intent` is allowed.
+    #[inline(always)]
+    pub const fn allow(self, intent: Intent) -> bool {
+        self.user() && (!intent.write || self.write()) && (!intent.fetch || self.execute())
+    }
+}
+
+/// The place of a reference in the grid of a walk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Cell {
+    /// The guest (or native) level that is being resolved, 1-5; 0 for the
+    /// final translation of the data page's gPA.
+    pub guest: u8,
+    /// The host level, 1-5; 0 for the guest's (or native table's) own entry.
+    pub host: u8,
+}
+
+/// Which table a page-walk cache entry belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Dim {
+    /// The table that the process's addresses index: native, guest, shadow.
+    Guest = 0,
+    /// The VM's table, gPA to hPA.
+    Host = 1,
+}
+
+/// A table that a page-walk cache remembers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CachedTable {
+    /// The table's level: the walk goes on with a reference into it.
+    pub level: u8,
+    /// Its frame number in the space that it was addressed in.
+    pub frame: u64,
+    /// Its host frame (the same natively).
+    pub host: Hfn,
+    /// Rights so far.
+    pub rights: Rights,
+    /// Software bits (9-11) of the entry that points to it, shifted down.
+    pub link: u8,
+}
+
+/// Where a guest-physical page is, as the nested TLB caches it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HostLeaf {
+    /// The host frame of the 4 KiB page asked for.
+    pub frame: Hfn,
+    /// The page size of the VM's table there.
+    pub size: PageSize,
+    /// What the VM's table allows.
+    pub rights: Rights,
+    /// D is set in the VM's table, so that a store needs no walk for it.
+    pub dirty: bool,
+}
+
+/// The end of a successful walk: what a TLB entry is made from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaf {
+    /// The host frame of the 4 KiB page that holds the address.
+    pub frame: Hfn,
+    /// The size that the TLB may cache: the smallest over the dimensions.
+    pub size: PageSize,
+    /// What all dimensions allow.
+    pub rights: Rights,
+    /// D is set in all dimensions, so that a store needs no walk for it.
+    pub dirty: bool,
+    /// Software bits (9-11), shifted down, of the entry that points to the leaf table.
+    pub link: u8,
+    /// For a mechanism's own tag (see [`crate::TlbTag`]); 0 otherwise.
+    pub tag: u64,
+}
+
+/// A check against registers or a small structure beside the walker.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Check {
+    /// Base and limit of the guest's direct segment.
+    GuestSegment,
+    /// Base and limit of the VMM's direct segment.
+    VmmSegment,
+    /// An escape filter.
+    EscapeFilter,
+    /// A frame's tag against the running VM.
+    FrameTag,
+}
+
+/// Why an entry stopped a walk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Why {
+    /// P is clear.
+    NotPresent,
+    /// Present, but does not allow the access.
+    Protection,
+    /// A reserved bit is set: PS where no leaf can be, or a frame beyond physical memory.
+    Reserved,
+}
+
+/// A walk that did not end in a leaf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// In the table that the process's addresses index: for its kernel (#PF).
+    Page {
+        /// The address.
+        va: Va,
+        /// The level of the entry that stopped the walk.
+        level: u8,
+        /// Why.
+        why: Why,
+    },
+    /// In the VM's table: for the hypervisor (an EPT violation, #NPF).
+    Nested {
+        /// The guest-physical address.
+        gpa: Gpa,
+        /// The access to it is a store (or the walker's to a guest table).
+        write: bool,
+        /// Why.
+        why: Why,
+    },
+    /// The frame is not tagged for this VM: for the hypervisor.
+    Tag {
+        /// The address whose walk reached it.
+        va: Va,
+        /// The frame.
+        frame: Hfn,
+    },
+}
+
+/// How a walker takes its steps.
+pub trait Port {
+    /// A load of the entry at `at`.
+    fn reference(&mut self, cell: Cell, at: Hpa);
+
+    /// A reference to a structure that is not a page table (a mask page, a tag
+    /// table), made for guest level `cell.guest`.
+    fn side_reference(&mut self, cell: Cell, at: Hpa) {
+        self.reference(cell, at);
+    }
+
+    /// A check beside the walker.
+    fn check(&mut self, check: Check);
+
+    /// The deepest cached table on the way to `addr` in a table of `levels` levels.
+    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8) -> Option<CachedTable>;
+
+    /// Offers a table (never the root) to the page-walk cache.
+    fn cache_table(&mut self, dim: Dim, addr: u64, table: CachedTable);
+
+    /// The nested TLB's answer for `gpa`; none if a store needs D set first.
+    fn cached_host(&mut self, gpa: Gpa, write: bool) -> Option<HostLeaf>;
+
+    /// Offers a translation to the nested TLB.
+    fn cache_host(&mut self, gpa: Gpa, leaf: HostLeaf);
+}
+
+/// The seam.
+pub trait Translation {
+    /// Walks for `va`: every step through `port`, accessed and dirty bits set
+    /// in the entries.
+    ///
+    /// # Errors
+    /// With the fault that software must resolve; nothing was cached for it.
+    fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault>;
+
+    /// Where `va` lies now, with no step taken and no bit set; for prefetching
+    /// and for the oracle.
+    fn peek(&self, va: Va) -> Option<Hpa>;
+
+    /// How many dependent leaf loads a walk makes: 1 native, 2 nested.
+    const STAGES: u8;
+
+    /// Brings the leaf entry of stage `stage` for `va` near the real CPU (all
+    /// earlier stages were asked for a while ago), and tells its address.
+    fn stage(&self, stage: u8, va: Va) -> Option<Hpa>;
+}
+
+/// Walks a table natively: `Dim::Guest` in one dimension. Also the walk of
+/// shadow tables.
+#[derive(Debug)]
+pub struct Native<'a, M> {
+    /// Where the bits are.
+    pub mem: &'a M,
+    /// The root.
+    pub root: Hfn,
+    /// 4 or 5.
+    pub levels: u8,
+    /// Frames at and beyond this one do not exist.
+    pub frames: u64,
+}
+
+/// Shadow paging: the hypervisor's own table gVA→hPA, walked natively.
+pub type Shadow<'a, M> = Native<'a, M>;
+
+impl<M> Clone for Native<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M> Copy for Native<'_, M> {}
+
+/// One step down a table: what the walker learns from an entry.
+enum Step<S> {
+    Table(crate::Frame<S>),
+    Leaf(PageSize),
+}
+
+#[inline(always)]
+fn judge<S: PhysSpace>(entry: Entry, level: u8, frames: u64) -> Result<Step<S>, Why> {
+    if !entry.is_present() {
+        return Err(Why::NotPresent);
+    }
+    if entry.frame::<S>().number() >= frames {
+        return Err(Why::Reserved);
+    }
+    if level == 1 {
+        return Ok(Step::Leaf(PageSize::Size4K));
+    }
+    if entry.has(Flags::PAGE_SIZE) {
+        return match PageSize::from_level(level) {
+            Some(size) => Ok(Step::Leaf(size)),
+            None => Err(Why::Reserved),
+        };
+    }
+    Ok(Step::Table(entry.frame()))
+}
+
+/// Sets A (and D) in a walked entry if they are not set; returns whether D is set now.
+#[inline(always)]
+fn mark(cell: Option<&crate::sync::AtomicU64>, entry: Entry, bits: Flags) {
+    if !entry.has(bits)
+        && let Some(cell) = cell
+    {
+        // Only while the entry is the one that was walked: an entry that
+        // software replaced meanwhile must not get bits (SDM 3A §4.8).
+        let _ = cell.compare_exchange(entry.0, entry.0 | bits.0, Ordering::AcqRel, Ordering::Relaxed);
+    }
+}
+
+#[inline(always)]
+fn leaf_bits(write: bool) -> Flags {
+    if write { Flags::ACCESSED.with(Flags::DIRTY) } else { Flags::ACCESSED }
+}
+
+impl<M: TableMemory<Space = HostPhys>> Native<'_, M> {
+    /// Walks without steps; `(slot, entry, size)` of the leaf.
+    #[inline(always)]
+    fn descend(&self, addr: u64) -> Option<(Slot<HostPhys>, Entry, PageSize)> {
+        descend(self.mem, self.root, self.levels, addr)
+    }
+}
+
+/// Goes down a table silently, to the leaf.
+#[inline(always)]
+fn descend<M: TableMemory>(
+    mem: &M,
+    root: crate::Frame<M::Space>,
+    levels: u8,
+    addr: u64,
+) -> Option<(Slot<M::Space>, Entry, PageSize)> {
+    let (mut table, mut level) = (root, levels);
+    loop {
+        let slot = Slot::new(table, Addr::<M::Space>::new(addr).index(level));
+        let entry = mem.load(slot);
+        match judge::<M::Space>(entry, level, u64::MAX) {
+            Ok(Step::Table(next)) => {
+                table = next;
+                level -= 1;
+            }
+            Ok(Step::Leaf(size)) => return Some((slot, entry, size)),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Goes down a table silently to the place of the level-1 entry (or of the
+/// huge leaf on the way) without reading a level-1 entry.
+#[inline(always)]
+fn descend_to_leaf_slot<M: TableMemory>(
+    mem: &M,
+    root: crate::Frame<M::Space>,
+    levels: u8,
+    addr: u64,
+) -> Option<Slot<M::Space>> {
+    let (mut table, mut level) = (root, levels);
+    loop {
+        let slot = Slot::new(table, Addr::<M::Space>::new(addr).index(level));
+        if level == 1 {
+            return Some(slot);
+        }
+        match judge::<M::Space>(mem.load(slot), level, u64::MAX) {
+            Ok(Step::Table(next)) => {
+                table = next;
+                level -= 1;
+            }
+            Ok(Step::Leaf(_)) => return Some(slot),
+            Err(_) => return None,
+        }
+    }
+}
+
+impl<M: TableMemory<Space = HostPhys>> Translation for Native<'_, M> {
+    const STAGES: u8 = 1;
+
+    #[inline(always)]
+    fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
+        let (mut table, mut level, mut rights, mut link) =
+            match port.cached_table(Dim::Guest, va.raw(), self.levels) {
+                Some(c) => (c.host, c.level, c.rights, c.link),
+                None => (self.root, self.levels, Rights::ALL, 0),
+            };
+        loop {
+            let slot = Slot::new(table, va.index(level));
+            port.reference(Cell { guest: level, host: 0 }, slot.addr());
+            let cell = self.mem.cell(slot);
+            let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+            let step =
+                judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Page { va, level, why })?;
+            rights = rights.under(entry);
+            match step {
+                Step::Table(next) => {
+                    mark(cell, entry, Flags::ACCESSED);
+                    level -= 1;
+                    table = next;
+                    link = (entry.0 >> 9 & 7) as u8;
+                    let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
+                    port.cache_table(Dim::Guest, va.raw(), cached);
+                }
+                Step::Leaf(size) => {
+                    if !rights.allow(intent) {
+                        return Err(Fault::Page { va, level, why: Why::Protection });
+                    }
+                    mark(cell, entry, leaf_bits(intent.write));
+                    let frame = entry.leaf_frame::<HostPhys>(size).offset(va.page_offset(size) >> 12);
+                    let dirty = intent.write || entry.has(Flags::DIRTY);
+                    return Ok(Leaf { frame, size, rights, dirty, link, tag: 0 });
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn peek(&self, va: Va) -> Option<Hpa> {
+        let (_, entry, size) = self.descend(va.raw())?;
+        Some(entry.leaf_frame::<HostPhys>(size).base().offset(va.page_offset(size)))
+    }
+
+    #[inline(always)]
+    fn stage(&self, _stage: u8, va: Va) -> Option<Hpa> {
+        let slot = descend_to_leaf_slot(self.mem, self.root, self.levels, va.raw())?;
+        if let Some(cell) = self.mem.cell(slot) {
+            crate::prefetch::prefetch(cell);
+        }
+        Some(slot.addr())
+    }
+}
+
+/// The host dimension: a VM's table gPA→hPA.
+#[derive(Debug)]
+pub struct HostDim<'a, M> {
+    /// Where the bits are.
+    pub mem: &'a M,
+    /// The root.
+    pub root: Hfn,
+    /// 4 or 5.
+    pub levels: u8,
+    /// Frames at and beyond this one do not exist.
+    pub frames: u64,
+}
+
+impl<M> Clone for HostDim<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<M> Copy for HostDim<'_, M> {}
+
+impl<M: TableMemory<Space = HostPhys>> HostDim<'_, M> {
+    /// Translates `gpa` for row `row` of the grid: nested TLB, then page-walk
+    /// cache, then references.
+    ///
+    /// # Errors
+    /// With [`Fault::Nested`].
+    #[inline(always)]
+    pub fn translate<P: Port>(
+        &self,
+        port: &mut P,
+        gpa: Gpa,
+        row: u8,
+        intent: Intent,
+    ) -> Result<HostLeaf, Fault> {
+        if let Some(leaf) = port.cached_host(gpa, intent.write)
+            && leaf.rights.allow(intent)
+        {
+            return Ok(leaf);
+        }
+        let write = intent.write;
+        let (mut table, mut level, mut rights) = match port.cached_table(Dim::Host, gpa.raw(), self.levels) {
+            Some(c) => (c.host, c.level, c.rights),
+            None => (self.root, self.levels, Rights::ALL),
+        };
+        loop {
+            let slot = Slot::new(table, gpa.index(level));
+            port.reference(Cell { guest: row, host: level }, slot.addr());
+            let cell = self.mem.cell(slot);
+            let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+            let step = judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Nested {
+                gpa,
+                write,
+                why,
+            })?;
+            rights = rights.under(entry);
+            match step {
+                Step::Table(next) => {
+                    mark(cell, entry, Flags::ACCESSED);
+                    level -= 1;
+                    table = next;
+                    let cached = CachedTable { level, frame: next.number(), host: next, rights, link: 0 };
+                    port.cache_table(Dim::Host, gpa.raw(), cached);
+                }
+                Step::Leaf(size) => {
+                    if !rights.allow(intent) {
+                        return Err(Fault::Nested { gpa, write, why: Why::Protection });
+                    }
+                    mark(cell, entry, leaf_bits(write));
+                    let frame = entry.leaf_frame::<HostPhys>(size).offset(gpa.page_offset(size) >> 12);
+                    let dirty = write || entry.has(Flags::DIRTY);
+                    let leaf = HostLeaf { frame, size, rights, dirty };
+                    port.cache_host(gpa, leaf);
+                    return Ok(leaf);
+                }
+            }
+        }
+    }
+
+    /// Where `gpa` lies now, with no step taken.
+    #[inline(always)]
+    pub fn peek(&self, gpa: Gpa) -> Option<Hpa> {
+        let (_, entry, size) = descend(self.mem, self.root, self.levels, gpa.raw())?;
+        Some(entry.leaf_frame::<HostPhys>(size).base().offset(gpa.page_offset(size)))
+    }
+
+    #[inline(always)]
+    fn prefetch_leaf(&self, gpa: Gpa) -> Option<Hpa> {
+        let slot = descend_to_leaf_slot(self.mem, self.root, self.levels, gpa.raw())?;
+        if let Some(cell) = self.mem.cell(slot) {
+            crate::prefetch::prefetch(cell);
+        }
+        Some(slot.addr())
+    }
+}
+
+/// Nested paging: guest tables gVA→gPA whose every pointer goes through the
+/// VM's table. 24 references for 4×4 levels, 35 for 5×5.
+#[derive(Debug)]
+pub struct Nested<'a, G, H> {
+    /// Where the guest's table bits are, by guest frame.
+    pub guest: &'a G,
+    /// The guest's root.
+    pub root: Gfn,
+    /// Levels of the guest's table, 4 or 5.
+    pub levels: u8,
+    /// Guest frames at and beyond this one do not exist.
+    pub frames: u64,
+    /// The VM's table.
+    pub host: HostDim<'a, H>,
+}
+
+impl<G, H> Clone for Nested<'_, G, H> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<G, H> Copy for Nested<'_, G, H> {}
+
+impl<G, H> Translation for Nested<'_, G, H>
+where
+    G: TableMemory<Space = GuestPhys>,
+    H: TableMemory<Space = HostPhys>,
+{
+    const STAGES: u8 = 2;
+
+    #[inline(always)]
+    fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
+        // A page-walk cache entry of the guest dimension holds the table's host
+        // frame too, so a hit skips the host walk for that table.
+        let cached = port.cached_table(Dim::Guest, va.raw(), self.levels);
+        let (mut table, mut level, mut rights, mut link, mut host) = match cached {
+            Some(c) => (Gfn::new(c.frame), c.level, c.rights, c.link, Some(c.host)),
+            None => (self.root, self.levels, Rights::ALL, 0, None),
+        };
+        loop {
+            let slot = Slot::new(table, va.index(level));
+            let at = match host {
+                Some(frame) => frame.base().offset(slot.index as u64 * 8),
+                None => {
+                    // The walker may have to set A, so its access to a guest
+                    // table is a store for the VM's table (SDM 3C §29.3.5; APM
+                    // vol. 2 §15.25.6).
+                    let leaf = self.host.translate(port, slot.addr(), level, Intent::WRITE)?;
+                    if level < self.levels {
+                        let cached =
+                            CachedTable { level, frame: table.number(), host: leaf.frame, rights, link };
+                        port.cache_table(Dim::Guest, va.raw(), cached);
+                    }
+                    leaf.frame.base().offset(slot.index as u64 * 8)
+                }
+            };
+            port.reference(Cell { guest: level, host: 0 }, at);
+            let cell = self.guest.cell(slot);
+            let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+            let step = judge::<GuestPhys>(entry, level, self.frames).map_err(|why| Fault::Page {
+                va,
+                level,
+                why,
+            })?;
+            rights = rights.under(entry);
+            match step {
+                Step::Table(next) => {
+                    mark(cell, entry, Flags::ACCESSED);
+                    level -= 1;
+                    table = next;
+                    link = (entry.0 >> 9 & 7) as u8;
+                    host = None;
+                }
+                Step::Leaf(size) => {
+                    if !rights.allow(intent) {
+                        return Err(Fault::Page { va, level, why: Why::Protection });
+                    }
+                    let gpa = entry.leaf_frame::<GuestPhys>(size).base().offset(va.page_offset(size));
+                    let data = self.host.translate(port, gpa, 0, intent)?;
+                    // Only now: a walk that ends in an EPT violation is taken
+                    // again, and a store that never happened is not dirty.
+                    mark(cell, entry, leaf_bits(intent.write));
+                    return Ok(Leaf {
+                        frame: data.frame,
+                        size: size.min(data.size),
+                        rights: rights.and(data.rights),
+                        dirty: (intent.write || entry.has(Flags::DIRTY)) && data.dirty,
+                        link,
+                        tag: 0,
+                    });
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn peek(&self, va: Va) -> Option<Hpa> {
+        let (_, entry, size) = descend(self.guest, self.root, self.levels, va.raw())?;
+        self.host.peek(entry.leaf_frame::<GuestPhys>(size).base().offset(va.page_offset(size)))
+    }
+
+    #[inline(always)]
+    fn stage(&self, stage: u8, va: Va) -> Option<Hpa> {
+        if stage == 0 {
+            let slot = descend_to_leaf_slot(self.guest, self.root, self.levels, va.raw())?;
+            if let Some(cell) = self.guest.cell(slot) {
+                crate::prefetch::prefetch(cell);
+            }
+            self.host.peek(slot.addr())
+        } else {
+            let (_, entry, size) = descend(self.guest, self.root, self.levels, va.raw())?;
+            let gpa = entry.leaf_frame::<GuestPhys>(size).base().offset(va.page_offset(size));
+            self.host.prefetch_leaf(gpa)
+        }
+    }
+}
