@@ -1,7 +1,9 @@
 //! The seam for frames: which frame answers a fault.
 
 use crate::addr::{Frame, PhysSpace};
-use crate::frames::{AllocRequest, CpuId, FramePool, FrameState, Mobility, NoFrame, NodeId, NodePolicy};
+use crate::frames::{
+    AllocRequest, CpuId, FramePool, FrameState, Mobility, NoFrame, NodeId, NodePolicy, Unit,
+};
 use core::fmt::Debug;
 
 /// A fault that needs a frame.
@@ -37,6 +39,7 @@ impl FrameRequest {
             mobility: Mobility::Movable,
             cpu: Some(self.cpu),
             state: self.state,
+            unit: if self.order == 0 { Unit::Singles } else { Unit::Compound },
             ..AllocRequest::default()
         }
     }

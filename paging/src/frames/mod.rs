@@ -1,68 +1,120 @@
-//! Placeholder until branch `frames` merges: take that branch's version of this file wholesale (AllocRequest needs a `state: FrameState`).
-use crate::addr::*;
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, PartialOrd, Ord, Hash)]
-/// n
+//! Physical memory: which frames there are, who has them, and which one
+//! answers a request.
+//!
+//! A [`FramePool`] is the physical memory of one kernel: a guest's
+//! (`FramePool<GuestPhys>`) or a host's (`FramePool<HostPhys>`). It is a binary
+//! buddy allocator for each zone of each NUMA node with orders 0 … 10, mobility
+//! grouping by pageblock, and per-CPU lists of single frames, built after
+//! Linux's `mm/page_alloc.c` where that decides which frames a program gets:
+//! what the mechanisms measure is the layout that results.
+//!
+//! Memory of the allocator follows what is used, not the machine: a range
+//! starts as never used and is carved into blocks when needed; a pageblock
+//! (2 MiB) that is free, or owned as a whole, costs 16 bytes; a frame in any
+//! other costs 8.
+
+mod layout;
+mod pool;
+mod request;
+mod state;
+
+pub use layout::{
+    DMA_END, DMA32_END, IO_GAP_START, LEGACY_END, Layout, LayoutError, MAX_FRAMES, NodeSpec, PcpConfig,
+    PoolConfig, ZoneKind,
+};
+pub use pool::{AuditError, CompactReport, FramePool, HotplugError, Stats, Totals, ZoneMarks};
+pub use request::{AllocRequest, BadFrame, NoFrame, NodePolicy, Unit, Watermark};
+pub use state::{FrameState, Mobility};
+
+/// The largest order of the buddy allocator: 4 MiB blocks.
+pub const MAX_ORDER: u8 = 10;
+/// Number of orders.
+pub const ORDERS: usize = MAX_ORDER as usize + 1;
+/// The order of a pageblock: a 2 MiB page.
+pub const PAGEBLOCK_ORDER: u8 = 9;
+/// Frames in a pageblock.
+pub const PAGEBLOCK: u64 = 1 << PAGEBLOCK_ORDER;
+/// Frames in a section (128 MiB, as in Linux's sparsemem on x86-64). A section
+/// belongs to one node.
+pub const SECTION_FRAMES: u64 = 1 << 15;
+/// Nodes at most.
+pub const MAX_NODES: usize = 8;
+
+/// A NUMA node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct NodeId(pub u8);
+
 impl NodeId {
-    /// i
-    pub fn index(self) -> usize {
+    /// As an index.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
         self.0 as usize
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-/// n
+
+impl core::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A CPU (hardware thread) of the kernel that owns the pool.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CpuId(pub u16);
-/// m
-pub const MAX_NODES: usize = 8;
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-/// n
-pub struct NoFrame;
-impl core::fmt::Display for NoFrame {
-    fn fmt(&self, _f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        Ok(())
+
+impl CpuId {
+    /// As an index.
+    #[inline(always)]
+    pub const fn index(self) -> usize {
+        self.0 as usize
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-/// s
-pub enum FrameState {
-    #[default]
-    /// a
-    Anon,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-/// s
-pub enum Mobility {
-    #[default]
-    /// a
-    Movable,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-/// s
-pub enum NodePolicy {
-    #[default]
-    /// a
-    Prefer,
-    /// b
-    Strict,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-/// s
-#[allow(missing_docs)]
-pub struct AllocRequest {
-    pub order: u8,
-    pub node: NodeId,
-    pub policy: NodePolicy,
-    pub mobility: Mobility,
-    pub cpu: Option<CpuId>,
-    pub state: FrameState,
-}
-/// p
-#[derive(Debug)]
-pub struct FramePool<S>(core::marker::PhantomData<S>);
-impl<S: PhysSpace> FramePool<S> {
-    /// a
-    #[allow(clippy::missing_errors_doc)]
-    pub fn alloc(&mut self, _r: AllocRequest) -> Result<Frame<S>, NoFrame> {
-        Err(NoFrame)
+
+/// A set of nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct NodeSet(pub u8);
+
+impl NodeSet {
+    /// The nodes 0 … `count`-1.
+    pub const fn first(count: usize) -> NodeSet {
+        NodeSet(((1u32 << count) - 1) as u8)
     }
+    /// With `node` added.
+    #[must_use]
+    pub const fn with(self, node: NodeId) -> NodeSet {
+        NodeSet(self.0 | 1 << node.0)
+    }
+    /// Whether `node` is a member.
+    #[inline(always)]
+    pub const fn contains(self, node: NodeId) -> bool {
+        self.0 >> node.0 & 1 == 1
+    }
+    /// The members, ascending.
+    pub fn iter(self) -> impl Iterator<Item = NodeId> {
+        (0..MAX_NODES as u8).map(NodeId).filter(move |&node| self.contains(node))
+    }
+}
+
+impl FromIterator<NodeId> for NodeSet {
+    fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
+        nodes.into_iter().fold(NodeSet::default(), NodeSet::with)
+    }
+}
+
+/// Fragmentation that memory starts with: the share of it that no order-9
+/// allocation can use (Gorman's unusable free space index at order 9).
+///
+/// It is made of frames that somebody holds ([`FrameState::Filler`]), spread over
+/// chosen pageblocks, and appears when a pageblock is first used, so that it
+/// costs nothing on memory that never is.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Fragmentation {
+    /// 0 (none) … 1 (no free huge page anywhere).
+    pub level: f64,
+    /// Which pageblocks and frames.
+    pub seed: u64,
+    /// Whether compaction can move the fillers away.
+    pub pin: Mobility,
+    /// Fillers in each chosen pageblock (1 … 512).
+    pub pins_per_block: u16,
 }
