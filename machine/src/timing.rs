@@ -1,0 +1,320 @@
+//! When things happen in a core: a window of instructions, misses that
+//! overlap, walkers that are busy.
+//!
+//! The core dispatches instructions in order at a sustained rate and retires
+//! them in order. An access may be under way while later ones start, as long
+//! as it is among the last `rob` instructions; at most `mshr` misses and
+//! `walkers` page walks are under way at once; an access marked dependent
+//! waits for the thread's previous one. So independent misses overlap and a
+//! pointer chase does not, as on silicon.
+//!
+//! Not modelled: branch prediction, hardware prefetchers, ports, the memory
+//! disambiguation of stores. A store retires when it is translated; its line
+//! is fetched behind it.
+
+/// Time in ticks: [`TICKS`] to a cycle, so that rates of several instructions
+/// a cycle stay whole numbers.
+pub type Ticks = u64;
+
+/// Ticks to a cycle: divisible by every issue width up to 8 and by 10ths.
+pub const TICKS: u64 = 840;
+
+/// What bounds the overlap in a core.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Window {
+    /// Instructions that retire per cycle when no access is slow, in hundredths.
+    pub ipc_hundredths: u32,
+    /// Instructions that may be under way.
+    pub rob: u32,
+    /// L1D misses that may be under way.
+    pub mshr: u32,
+    /// Page walks that may be under way.
+    pub walkers: u32,
+}
+
+/// A slow instruction under way.
+#[derive(Clone, Copy, Debug)]
+struct Slow {
+    /// Its number in program order.
+    insn: u64,
+    /// When it can retire: when it and all before it are done.
+    retire: Ticks,
+}
+
+const SLOW_RING: usize = 1024;
+
+/// The clock of one core.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    ticks_per_insn: u64,
+    rob: u64,
+    /// Dispatch time of the newest instruction.
+    now: Ticks,
+    /// Instructions dispatched.
+    insns: u64,
+    /// When the newest access delivered its data.
+    last_done: Ticks,
+    /// When everything so far is retired.
+    retire: Ticks,
+    /// The instruction at whose dispatch the oldest slow one must have retired.
+    stall_at: u64,
+    slow: Box<[Slow; SLOW_RING]>,
+    slow_head: usize,
+    slow_len: usize,
+    misses: Vec<Ticks>,
+    next_miss: usize,
+    walkers: Vec<Ticks>,
+    walk_end: Ticks,
+    /// Ticks with at least one walk in progress (Intel's `walk_duration` and `walk_active`).
+    pub walk_active: Ticks,
+    /// Ticks of all walks added up (Intel's `walk_pending`).
+    pub walk_pending: Ticks,
+}
+
+impl Timing {
+    /// A core at time 0. Counts below 1 are taken as 1.
+    pub fn new(window: Window) -> Timing {
+        Timing {
+            ticks_per_insn: (TICKS * 100 / u64::from(window.ipc_hundredths.max(1))).max(1),
+            rob: u64::from(window.rob.max(1)),
+            now: 0,
+            insns: 0,
+            last_done: 0,
+            retire: 0,
+            stall_at: u64::MAX,
+            slow: Box::new([Slow { insn: 0, retire: 0 }; SLOW_RING]),
+            slow_head: 0,
+            slow_len: 0,
+            misses: vec![0; window.mshr.max(1) as usize],
+            next_miss: 0,
+            walkers: vec![0; window.walkers.max(1) as usize],
+            walk_end: 0,
+            walk_active: 0,
+            walk_pending: 0,
+        }
+    }
+
+    /// Dispatches `insns` instructions, the last of which is an access; when it
+    /// may start, its address known.
+    #[inline(always)]
+    pub fn dispatch(&mut self, insns: u16, dependent: bool) -> Ticks {
+        self.insns += u64::from(insns);
+        self.now += u64::from(insns) * self.ticks_per_insn;
+        if self.insns >= self.stall_at {
+            self.stall();
+        }
+        if dependent { self.now.max(self.last_done) } else { self.now }
+    }
+
+    /// The window is full: dispatch waits until enough has retired.
+    #[cold]
+    #[inline(never)]
+    fn stall(&mut self) {
+        while self.slow_len > 0 {
+            let oldest = self.slow[self.slow_head];
+            if oldest.insn + self.rob > self.insns {
+                break;
+            }
+            self.now = self.now.max(oldest.retire);
+            self.pop();
+        }
+        // What retired meanwhile needs no more watching.
+        while self.slow_len > 0 && self.slow[self.slow_head].retire <= self.now {
+            self.pop();
+        }
+        self.stall_at = if self.slow_len > 0 { self.slow[self.slow_head].insn + self.rob } else { u64::MAX };
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) {
+        self.slow_head = (self.slow_head + 1) % SLOW_RING;
+        self.slow_len -= 1;
+    }
+
+    /// The access that hit everywhere delivers at `done`.
+    #[inline(always)]
+    pub fn fast(&mut self, done: Ticks) {
+        self.last_done = done;
+    }
+
+    /// A slow access delivers at `done` and lets later ones retire at `retire`
+    /// (a store: when it is translated).
+    #[inline(always)]
+    pub fn slow(&mut self, done: Ticks, retire: Ticks) {
+        self.last_done = done;
+        self.retire = self.retire.max(retire);
+        if self.retire > self.now {
+            if self.slow_len == SLOW_RING {
+                // More slow accesses than the ring holds cannot be in a window
+                // that small; wait for the oldest.
+                let oldest = self.slow[self.slow_head];
+                self.now = self.now.max(oldest.retire);
+                self.pop();
+            }
+            let place = (self.slow_head + self.slow_len) % SLOW_RING;
+            self.slow[place] = Slow { insn: self.insns, retire: self.retire };
+            self.slow_len += 1;
+            self.stall_at = self.slow[self.slow_head].insn + self.rob;
+        }
+    }
+
+    /// A fetch that was slow holds up the front end.
+    #[inline(always)]
+    pub fn fetch(&mut self, done: Ticks) {
+        self.now = self.now.max(done);
+    }
+
+    /// A miss that wants to start at `ready` and then takes `latency`: when it is done.
+    #[inline(always)]
+    pub fn miss(&mut self, ready: Ticks, latency: Ticks) -> Ticks {
+        let slot = &mut self.misses[self.next_miss];
+        let done = ready.max(*slot) + latency;
+        *slot = done;
+        self.next_miss = if self.next_miss + 1 == self.misses.len() { 0 } else { self.next_miss + 1 };
+        done
+    }
+
+    /// When a walk that is wanted at `ready` finds a walker; to be given to [`Timing::end_walk`].
+    #[inline(always)]
+    pub fn begin_walk(&mut self, ready: Ticks) -> (usize, Ticks) {
+        let mut best = 0;
+        for i in 1..self.walkers.len() {
+            if self.walkers[i] < self.walkers[best] {
+                best = i;
+            }
+        }
+        (best, ready.max(self.walkers[best]))
+    }
+
+    /// The walk that began at `start` ends at `end`.
+    #[inline(always)]
+    pub fn end_walk(&mut self, walker: usize, start: Ticks, end: Ticks) {
+        self.walkers[walker] = end;
+        self.walk_pending += end - start;
+        self.walk_active += end.saturating_sub(start.max(self.walk_end));
+        self.walk_end = self.walk_end.max(end);
+    }
+
+    /// Software (a fault handler, a system call) runs for `ticks`: nothing overlaps it.
+    pub fn serialize(&mut self, ticks: Ticks) {
+        self.now = self.elapsed() + ticks;
+        self.last_done = self.now;
+        self.retire = self.now;
+        self.slow_len = 0;
+        self.stall_at = u64::MAX;
+    }
+
+    /// Waits until `time` if that is later: another core's turn, a lock.
+    pub fn wait_until(&mut self, time: Ticks) {
+        if time > self.elapsed() {
+            self.serialize(time - self.elapsed());
+        }
+    }
+
+    /// The time at which the newest instruction was dispatched.
+    #[inline(always)]
+    pub fn now(&self) -> Ticks {
+        self.now
+    }
+    /// Instructions so far.
+    pub fn instructions(&self) -> u64 {
+        self.insns
+    }
+    /// The time at which everything so far is retired.
+    #[inline(always)]
+    pub fn elapsed(&self) -> Ticks {
+        self.now.max(self.retire)
+    }
+    /// Forgets the walk counters, not the time: the end of a warm-up.
+    pub fn reset_counters(&mut self) {
+        self.walk_active = 0;
+        self.walk_pending = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Window = Window { ipc_hundredths: 200, rob: 100, mshr: 4, walkers: 1 };
+    const MISS: Ticks = 300 * TICKS;
+
+    fn cycles(t: &Timing) -> u64 {
+        t.elapsed() / TICKS
+    }
+
+    #[test]
+    fn instructions_flow_at_the_stated_rate() {
+        let mut t = Timing::new(WINDOW);
+        for _ in 0..1000 {
+            let start = t.dispatch(10, false);
+            t.fast(start + 4 * TICKS);
+        }
+        assert_eq!(cycles(&t), 5000);
+    }
+
+    #[test]
+    fn dependent_misses_do_not_overlap() {
+        let mut t = Timing::new(WINDOW);
+        for _ in 0..100 {
+            let start = t.dispatch(1, true);
+            let done = t.miss(start, MISS);
+            t.slow(done, done);
+        }
+        assert!((30_000..30_200).contains(&cycles(&t)), "{}", cycles(&t));
+    }
+
+    #[test]
+    fn independent_misses_overlap_up_to_the_mshrs() {
+        let mut t = Timing::new(WINDOW);
+        for _ in 0..400 {
+            let start = t.dispatch(1, false);
+            let done = t.miss(start, MISS);
+            t.slow(done, done);
+        }
+        // 400 misses, 4 at a time, 300 cycles each.
+        assert!((30_000..30_400).contains(&cycles(&t)), "{}", cycles(&t));
+    }
+
+    #[test]
+    fn the_window_bounds_the_overlap_when_misses_are_far_apart() {
+        let mut t = Timing::new(WINDOW);
+        for _ in 0..100 {
+            let start = t.dispatch(100, false);
+            let done = t.miss(start, MISS);
+            t.slow(done, done);
+        }
+        // Each miss is a whole window away from the next: no overlap but
+        // the 50 cycles that the instructions between take.
+        assert!((29_000..36_000).contains(&cycles(&t)), "{}", cycles(&t));
+    }
+
+    #[test]
+    fn one_walker_serialises_walks_and_two_halve_the_time() {
+        let run = |walkers| {
+            let mut t = Timing::new(Window { walkers, ..WINDOW });
+            for _ in 0..1000 {
+                let start = t.dispatch(1, false);
+                let (w, begin) = t.begin_walk(start);
+                t.end_walk(w, begin, begin + 100 * TICKS);
+                t.slow(begin + 100 * TICKS, begin + 100 * TICKS);
+            }
+            (cycles(&t), t.walk_active / TICKS, t.walk_pending / TICKS)
+        };
+        let (one, active, pending) = run(1);
+        assert!((100_000..100_200).contains(&one) && active == 100_000 && pending == 100_000);
+        let (two, active, pending) = run(2);
+        assert!((50_000..50_300).contains(&two), "{two}");
+        assert!(active < 50_300 && pending == 100_000, "{active} {pending}");
+    }
+
+    #[test]
+    fn software_waits_for_everything_before_it() {
+        let mut t = Timing::new(WINDOW);
+        let start = t.dispatch(1, false);
+        let done = t.miss(start, MISS);
+        t.slow(done, done);
+        t.serialize(1000 * TICKS);
+        assert_eq!(cycles(&t), 1300);
+    }
+}
