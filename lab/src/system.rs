@@ -1,0 +1,361 @@
+//! What is composed: a [`System`] is a choice on each axis of the design.
+//!
+//! A system is named by a short grammar,
+//! `BASE[-PAGES[-HOST PAGES]][+FEATURE[=VALUE]]…`: `native`, `native-thp`,
+//! `nested-thp-4k`, `shadow`, `nested+frag=0.5`, `native+placement=interleave`;
+//! or written out as TOML. Nothing else names combinations.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How a virtual address becomes a host-physical one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Translation {
+    /// One table, VA to PA.
+    Native,
+    /// A VM with two-dimensional walks, gVA to gPA to hPA.
+    Nested,
+    /// A VM whose hypervisor keeps a table gVA to hPA in step with the guest's.
+    Shadow,
+}
+
+/// Which page sizes a kernel uses for anonymous memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+pub enum Pages {
+    /// 4 KiB only.
+    #[default]
+    #[serde(rename = "4k")]
+    Small,
+    /// Transparent huge pages, always.
+    #[serde(rename = "thp")]
+    Thp,
+    /// Reserved 2 MiB pages.
+    #[serde(rename = "2m")]
+    Huge2M,
+    /// Reserved 1 GiB pages.
+    #[serde(rename = "1g")]
+    Huge1G,
+}
+
+/// Where data and page tables are placed among the nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Placement {
+    /// On the node of the CPU that touches first.
+    #[default]
+    FirstTouch,
+    /// Page by page over all nodes.
+    Interleave,
+    /// All on one node.
+    Fixed(u8),
+}
+
+/// The choices of one kernel: the host's, or the guest's.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Side {
+    /// Page sizes.
+    pub pages: Pages,
+    /// Placement of data.
+    pub placement: Placement,
+    /// Table pages all on this node, wherever their data is.
+    pub tables_on: Option<u8>,
+    /// Share of free memory that no huge page can be made of, 0 to 1.
+    pub fragmentation: f64,
+    /// Levels of the page table, 4 or 5.
+    pub levels: u8,
+    /// NUMA balancing moves data to the node that uses it.
+    pub numa_balancing: bool,
+}
+
+impl Default for Side {
+    fn default() -> Self {
+        Side {
+            pages: Pages::Small,
+            placement: Placement::FirstTouch,
+            tables_on: None,
+            fragmentation: 0.0,
+            levels: 4,
+            numa_balancing: false,
+        }
+    }
+}
+
+/// A choice on each axis.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct System {
+    /// The way of translation.
+    pub translation: Translation,
+    /// The kernel that the processes run on: the guest's if there is one.
+    #[serde(default)]
+    pub kernel: Side,
+    /// The hypervisor's kernel; not used natively.
+    #[serde(default)]
+    pub host: Side,
+}
+
+/// Why a name is not a system, or a system makes no sense.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("system `{name}`: {reason}{}", .hint.as_ref().map(|h| format!("\n  hint: {h}")).unwrap_or_default())]
+pub struct SystemError {
+    /// What was asked for.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// Systems with names of their own, and what each is, in the order of reports.
+pub const PRESETS: [(&str, &str); 10] = [
+    ("native", "one dimension, 4 KiB pages"),
+    ("native-thp", "one dimension, transparent huge pages"),
+    ("native-2m", "one dimension, reserved 2 MiB pages"),
+    ("native-1g", "one dimension, reserved 1 GiB pages"),
+    ("nested", "a VM: 4 KiB pages in guest and host"),
+    ("nested-thp-4k", "a VM: huge pages in the guest, 4 KiB in the host"),
+    ("nested-4k-thp", "a VM: 4 KiB pages in the guest, huge in the host"),
+    ("nested-thp-thp", "a VM: huge pages in guest and host"),
+    ("shadow", "a VM under shadow paging, 4 KiB pages"),
+    ("shadow-thp-thp", "a VM under shadow paging, huge pages in guest and host"),
+];
+
+/// Features that `+` adds, with their values.
+const FEATURES: [(&str, &str); 8] = [
+    ("5level", "five levels, in every dimension"),
+    ("frag=F", "share of memory no huge page can be made of, 0 to 1, of the kernel the processes run on"),
+    ("host-frag=F", "the same of the host under a VM"),
+    ("placement=P", "data: `first-touch`, `interleave`, or a node's number"),
+    ("host-placement=P", "the same for a VM's memory"),
+    ("pt-node=N", "all page-table pages of the kernel the processes run on, on node N"),
+    ("host-pt-node=N", "all pages of the VM's table on node N"),
+    ("numa-balancing", "data moves to the node that uses it"),
+];
+
+impl System {
+    /// The system of a name.
+    ///
+    /// # Errors
+    /// With what is not understood and the nearest thing that would be.
+    pub fn parse(name: &str) -> Result<System, SystemError> {
+        let error =
+            |reason: String, hint: Option<String>| SystemError { name: name.to_string(), reason, hint };
+        let mut parts = name.split('+');
+        let head = parts.next().unwrap_or_default();
+        let mut words = head.split('-');
+        let translation = match words.next().unwrap_or_default() {
+            "native" => Translation::Native,
+            "nested" => Translation::Nested,
+            "shadow" => Translation::Shadow,
+            other => {
+                let known: Vec<&str> = PRESETS.iter().map(|(n, _)| *n).collect();
+                let near = crate::names::nearest(head, &known);
+                return Err(error(
+                    format!("`{other}` is no way of translation"),
+                    Some(match near {
+                        Some(n) => format!("did you mean `{n}`? `pagewalk list systems` lists them"),
+                        None => "it starts with `native`, `nested` or `shadow`".to_string(),
+                    }),
+                ));
+            }
+        };
+        let mut system = System { translation, kernel: Side::default(), host: Side::default() };
+        let mut pages = Vec::new();
+        for word in words {
+            pages.push(match word {
+                "4k" => Pages::Small,
+                "thp" => Pages::Thp,
+                "2m" => Pages::Huge2M,
+                "1g" => Pages::Huge1G,
+                other => {
+                    return Err(error(
+                        format!("`{other}` is no page size"),
+                        Some("page sizes are `4k`, `thp`, `2m`, `1g`: guest first, then host".to_string()),
+                    ));
+                }
+            });
+        }
+        match (translation, pages.as_slice()) {
+            (_, []) => {}
+            (_, [kernel]) => system.kernel.pages = *kernel,
+            (Translation::Native, [_, _, ..]) | (_, [_, _, _, ..]) => {
+                return Err(error(
+                    "too many page sizes".to_string(),
+                    Some("native has one, a VM two".to_string()),
+                ));
+            }
+            (_, [kernel, host]) => (system.kernel.pages, system.host.pages) = (*kernel, *host),
+        }
+        for feature in parts {
+            system.add(feature).map_err(|(reason, hint)| error(reason, hint))?;
+        }
+        system.check().map_err(|reason| error(reason, None))?;
+        Ok(system)
+    }
+
+    fn add(&mut self, feature: &str) -> Result<(), (String, Option<String>)> {
+        let (key, value) = feature.split_once('=').unwrap_or((feature, ""));
+        let share = || {
+            value
+                .parse::<f64>()
+                .ok()
+                .filter(|f| (0.0..=1.0).contains(f))
+                .ok_or_else(|| (format!("`{feature}`: `{value}` is no share from 0 to 1"), None))
+        };
+        let node =
+            || value.parse::<u8>().map_err(|_| (format!("`{feature}`: `{value}` is no node number"), None));
+        let placement = || match value {
+            "first-touch" => Ok(Placement::FirstTouch),
+            "interleave" => Ok(Placement::Interleave),
+            _ => node().map(Placement::Fixed),
+        };
+        match key {
+            "5level" => (self.kernel.levels, self.host.levels) = (5, 5),
+            "frag" => self.kernel.fragmentation = share()?,
+            "host-frag" => self.host.fragmentation = share()?,
+            "placement" => self.kernel.placement = placement()?,
+            "host-placement" => self.host.placement = placement()?,
+            "pt-node" => self.kernel.tables_on = Some(node()?),
+            "host-pt-node" => self.host.tables_on = Some(node()?),
+            "numa-balancing" => self.kernel.numa_balancing = true,
+            _ => {
+                let known: Vec<&str> =
+                    FEATURES.iter().map(|(n, _)| n.split('=').next().unwrap_or_default()).collect();
+                let hint = crate::names::nearest(key, &known).map(|n| format!("did you mean `{n}`?"));
+                return Err((format!("`{key}` is no feature"), hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Features that `+` adds to a name, with what they mean.
+    pub fn features() -> &'static [(&'static str, &'static str)] {
+        &FEATURES
+    }
+
+    /// Whether the system runs in a VM.
+    pub fn is_virtual(&self) -> bool {
+        self.translation != Translation::Native
+    }
+
+    /// Refuses what makes no sense, with the reason.
+    ///
+    /// # Errors
+    /// With a sentence that says why.
+    pub fn check(&self) -> Result<(), String> {
+        for (side, name) in [(&self.kernel, "the kernel"), (&self.host, "the host")] {
+            if !(4..=5).contains(&side.levels) {
+                return Err(format!("{name} has page tables of {} levels; x86-64 has 4 or 5", side.levels));
+            }
+            if !(0.0..=1.0).contains(&side.fragmentation) {
+                return Err(format!(
+                    "{name} is fragmented to {}; that is a share from 0 to 1",
+                    side.fragmentation
+                ));
+            }
+        }
+        if !self.is_virtual() && self.host != (Side { levels: self.host.levels, ..Side::default() }) {
+            return Err("a native system has no host under it: its choices belong to the kernel".to_string());
+        }
+        if self.translation == Translation::Shadow && self.kernel.levels != self.host.levels {
+            return Err(
+                "a shadow table has the levels of the guest's table: both must be the same".to_string()
+            );
+        }
+        Ok(())
+    }
+
+    /// Refuses what the machine cannot hold.
+    ///
+    /// # Errors
+    /// With a sentence that says why.
+    pub fn check_on(&self, nodes: usize) -> Result<(), String> {
+        for side in [&self.kernel, &self.host] {
+            let asked =
+                [side.tables_on, if let Placement::Fixed(n) = side.placement { Some(n) } else { None }];
+            if let Some(node) = asked.into_iter().flatten().find(|n| usize::from(*n) >= nodes) {
+                return Err(format!(
+                    "node {node} is asked for, and the machine has nodes 0 to {}",
+                    nodes - 1
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for System {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn pages(p: Pages) -> &'static str {
+            match p {
+                Pages::Small => "4k",
+                Pages::Thp => "thp",
+                Pages::Huge2M => "2m",
+                Pages::Huge1G => "1g",
+            }
+        }
+        f.write_str(match self.translation {
+            Translation::Native => "native",
+            Translation::Nested => "nested",
+            Translation::Shadow => "shadow",
+        })?;
+        let (kernel, host) = (self.kernel.pages, self.host.pages);
+        if kernel != Pages::Small || host != Pages::Small {
+            write!(f, "-{}", pages(kernel))?;
+            if self.is_virtual() {
+                write!(f, "-{}", pages(host))?;
+            }
+        }
+        if self.kernel.levels == 5 {
+            f.write_str("+5level")?;
+        }
+        for (side, prefix) in [(&self.kernel, ""), (&self.host, "host-")] {
+            if side.fragmentation != 0.0 {
+                write!(f, "+{prefix}frag={}", side.fragmentation)?;
+            }
+            match side.placement {
+                Placement::FirstTouch => {}
+                Placement::Interleave => write!(f, "+{prefix}placement=interleave")?,
+                Placement::Fixed(n) => write!(f, "+{prefix}placement={n}")?,
+            }
+            if let Some(n) = side.tables_on {
+                write!(f, "+{prefix}pt-node={n}")?;
+            }
+        }
+        if self.kernel.numa_balancing {
+            f.write_str("+numa-balancing")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_parses_and_prints_as_itself() {
+        for (name, _) in PRESETS {
+            assert_eq!(System::parse(name).unwrap().to_string(), name);
+        }
+        for name in
+            ["nested+frag=0.5+host-placement=interleave", "native+5level+pt-node=2", "native+numa-balancing"]
+        {
+            assert_eq!(System::parse(name).unwrap().to_string(), name);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_a_reason() {
+        let why = |name: &str| System::parse(name).unwrap_err().to_string();
+        assert!(why("nativ-thp").contains("did you mean `native-thp`"), "{}", why("nativ-thp"));
+        assert!(why("native-thp-4k").contains("too many page sizes"));
+        assert!(why("native-64k").contains("no page size"));
+        assert!(why("native+frg=0.1").contains("did you mean `frag`"));
+        assert!(why("native+frag=2").contains("no share"));
+        assert!(why("native+host-frag=0.5").contains("no host under it"));
+        assert!(System::parse("native+pt-node=7").unwrap().check_on(4).unwrap_err().contains("nodes 0 to 3"));
+    }
+}
