@@ -208,14 +208,16 @@ pub trait Port {
     /// A check beside the walker.
     fn check(&mut self, check: Check);
 
-    /// The deepest cached table on the way to `addr` in a table of `levels` levels.
-    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8) -> Option<CachedTable>;
+    /// The deepest cached table on the way to `addr` in a table of `levels`
+    /// levels; in the host dimension, for row `row` of the grid.
+    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable>;
 
     /// Offers a table (never the root) to the page-walk cache.
     fn cache_table(&mut self, dim: Dim, addr: u64, table: CachedTable);
 
-    /// The nested TLB's answer for `gpa`; none if a store needs D set first.
-    fn cached_host(&mut self, gpa: Gpa, write: bool) -> Option<HostLeaf>;
+    /// The nested TLB's answer for `gpa`, wanted for row `row` of the grid by a
+    /// walk of `levels` host levels; none if a store needs D set first.
+    fn cached_host(&mut self, gpa: Gpa, write: bool, row: u8, levels: u8) -> Option<HostLeaf>;
 
     /// Offers a translation to the nested TLB.
     fn cache_host(&mut self, gpa: Gpa, leaf: HostLeaf);
@@ -372,7 +374,7 @@ impl<M: TableMemory<Space = HostPhys>> Translation for Native<'_, M> {
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
         let (mut table, mut level, mut rights, mut link) =
-            match port.cached_table(Dim::Guest, va.raw(), self.levels) {
+            match port.cached_table(Dim::Guest, va.raw(), self.levels, 0) {
                 Some(c) => (c.host, c.level, c.rights, c.link),
                 None => (self.root, self.levels, Rights::ALL, 0),
             };
@@ -456,16 +458,17 @@ impl<M: TableMemory<Space = HostPhys>> HostDim<'_, M> {
         row: u8,
         intent: Intent,
     ) -> Result<HostLeaf, Fault> {
-        if let Some(leaf) = port.cached_host(gpa, intent.write)
+        if let Some(leaf) = port.cached_host(gpa, intent.write, row, self.levels)
             && leaf.rights.allow(intent)
         {
             return Ok(leaf);
         }
         let write = intent.write;
-        let (mut table, mut level, mut rights) = match port.cached_table(Dim::Host, gpa.raw(), self.levels) {
-            Some(c) => (c.host, c.level, c.rights),
-            None => (self.root, self.levels, Rights::ALL),
-        };
+        let (mut table, mut level, mut rights) =
+            match port.cached_table(Dim::Host, gpa.raw(), self.levels, row) {
+                Some(c) => (c.host, c.level, c.rights),
+                None => (self.root, self.levels, Rights::ALL),
+            };
         loop {
             let slot = Slot::new(table, gpa.index(level));
             port.reference(Cell { guest: row, host: level }, slot.addr());
@@ -551,7 +554,7 @@ where
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
         // A page-walk cache entry of the guest dimension holds the table's host
         // frame too, so a hit skips the host walk for that table.
-        let cached = port.cached_table(Dim::Guest, va.raw(), self.levels);
+        let cached = port.cached_table(Dim::Guest, va.raw(), self.levels, 0);
         let (mut table, mut level, mut rights, mut link, mut host) = match cached {
             Some(c) => (Gfn::new(c.frame), c.level, c.rights, c.link, Some(c.host)),
             None => (self.root, self.levels, Rights::ALL, 0, None),

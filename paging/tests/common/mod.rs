@@ -96,11 +96,11 @@ impl Port for Recorder {
     fn check(&mut self, _check: Check) {
         self.checks += 1;
     }
-    fn cached_table(&mut self, _dim: Dim, _addr: u64, _levels: u8) -> Option<CachedTable> {
+    fn cached_table(&mut self, _dim: Dim, _addr: u64, _levels: u8, _row: u8) -> Option<CachedTable> {
         None
     }
     fn cache_table(&mut self, _dim: Dim, _addr: u64, _table: CachedTable) {}
-    fn cached_host(&mut self, _gpa: Gpa, _write: bool) -> Option<HostLeaf> {
+    fn cached_host(&mut self, _gpa: Gpa, _write: bool, _row: u8, _levels: u8) -> Option<HostLeaf> {
         None
     }
     fn cache_host(&mut self, _gpa: Gpa, _leaf: HostLeaf) {}
@@ -122,7 +122,7 @@ impl Port for Caching {
         self.refs.push(cell);
     }
     fn check(&mut self, _check: Check) {}
-    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8) -> Option<CachedTable> {
+    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, _row: u8) -> Option<CachedTable> {
         if !(if dim == Dim::Guest { self.guest_tables } else { self.host_tables }) {
             return None;
         }
@@ -131,7 +131,7 @@ impl Port for Caching {
     fn cache_table(&mut self, dim: Dim, addr: u64, table: CachedTable) {
         self.tables.insert((dim as u8, table.level, addr >> (12 + 9 * table.level)), table);
     }
-    fn cached_host(&mut self, gpa: Gpa, write: bool) -> Option<HostLeaf> {
+    fn cached_host(&mut self, gpa: Gpa, write: bool, _row: u8, _levels: u8) -> Option<HostLeaf> {
         if !self.nested {
             return None;
         }

@@ -1,0 +1,427 @@
+//! One core: the path of an access from its virtual address to its data.
+//!
+//! L1 TLB, second-level TLB, walk; then the data caches and memory. The common
+//! case, the page and the line of the access before, is decided ahead of all
+//! of it; that is exact, since what was used last is the most recent in every
+//! structure. Misses leave the line of the loop through functions of their own.
+
+use crate::cache::Cache;
+use crate::input::{Access, Kind};
+use crate::metrics::{Counters, Served};
+use crate::port::{MemoryPath, WalkPort};
+use crate::timing::{TICKS, Ticks, Timing};
+use crate::tlb::{Hit, Tlb};
+use crate::uncore::Uncore;
+use crate::walkcache::WalkCaches;
+use paging::frames::CpuId;
+use paging::{Fault, Hpa, Intent, NodeId, TlbTag, Translation, Va};
+
+/// Latencies of a core's own parts, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Latencies {
+    /// A load that hits the L1 data cache, from its address to its data.
+    pub l1: Ticks,
+    /// One that is served by the L2.
+    pub l2: Ticks,
+    /// One that is served by the last-level cache.
+    pub llc: Ticks,
+    /// What a second-level TLB hit adds to an access.
+    pub stlb: Ticks,
+    /// What a look into the page-walk caches adds to a walk.
+    pub walk_cache: Ticks,
+    /// One base-limit check of a segment.
+    pub check: Ticks,
+}
+
+/// What a core is told of each access as it completes; for the oracle and
+/// other onlookers. The default does nothing and costs nothing.
+pub trait Observer {
+    /// Whether [`Observer::access`] wants to be called.
+    const ACTIVE: bool;
+    /// `access` reached `at`.
+    fn access(&mut self, access: &Access, at: Hpa);
+}
+
+/// No onlooker.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    const ACTIVE: bool = false;
+    #[inline(always)]
+    fn access(&mut self, _access: &Access, _at: Hpa) {}
+}
+
+/// Why a core stopped before the end of its accesses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// Index of the access that faulted; all before it are complete.
+    pub at: usize,
+    /// What software must resolve before the access is tried again.
+    pub fault: Fault,
+}
+
+/// The page of the access before.
+#[derive(Clone, Copy)]
+struct LastPage {
+    page: u64,
+    /// Host-physical address of its first byte.
+    base: u64,
+    /// Its entry allows stores without a walk.
+    store: bool,
+}
+
+const NO_PAGE: LastPage = LastPage { page: u64::MAX, base: 0, store: false };
+
+/// A core with its private structures.
+#[derive(Debug)]
+pub struct Core<T: TlbTag> {
+    /// Its number.
+    pub id: CpuId,
+    /// Its clock.
+    pub timing: Timing,
+    /// What it counted.
+    pub counters: Counters,
+    pub(crate) node: NodeId,
+    pub(crate) socket: usize,
+    pub(crate) context: T::Context,
+    pub(crate) l1d_tlb: Tlb<T>,
+    pub(crate) l1i_tlb: Tlb<T>,
+    pub(crate) stlb: Tlb<T>,
+    pub(crate) walk_caches: WalkCaches,
+    pub(crate) l1d: Cache,
+    pub(crate) l1i: Cache,
+    pub(crate) l2: Cache,
+    pub(crate) latencies: Latencies,
+    pub(crate) walker_skips_l1: bool,
+    /// The last block walked on more than 1 in 8 of its accesses: prefetching pays.
+    walk_heavy: bool,
+    /// The access that faulted was already dispatched.
+    resuming: bool,
+}
+
+impl<T: TlbTag> Core<T> {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a core, put together in one place")]
+    pub(crate) fn new(
+        id: CpuId,
+        node: NodeId,
+        socket: usize,
+        timing: Timing,
+        tlbs: [Tlb<T>; 3],
+        walk_caches: WalkCaches,
+        caches: [Cache; 3],
+        latencies: Latencies,
+        walker_skips_l1: bool,
+    ) -> Self {
+        let [l1d_tlb, l1i_tlb, stlb] = tlbs;
+        let [l1d, l1i, l2] = caches;
+        Core {
+            id,
+            timing,
+            counters: Counters::default(),
+            node,
+            socket,
+            context: T::Context::default(),
+            l1d_tlb,
+            l1i_tlb,
+            stlb,
+            walk_caches,
+            l1d,
+            l1i,
+            l2,
+            latencies,
+            walker_skips_l1,
+            walk_heavy: false,
+            resuming: false,
+        }
+    }
+
+    /// The node it belongs to.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Loads the registers that TLB tags compare: a context switch.
+    pub fn load_context(&mut self, context: T::Context, space: u16) {
+        self.context = context;
+        self.walk_caches.set_space(space);
+    }
+
+    /// Runs accesses of one thread through `translation`, until one faults.
+    ///
+    /// # Errors
+    /// With the access that faulted; call again from there once software has
+    /// resolved it.
+    #[inline(always)]
+    pub fn run<X: Translation, O: Observer>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        accesses: &[Access],
+        observer: &mut O,
+    ) -> Result<(), Stop> {
+        if self.walk_heavy && accesses.len() > 16 {
+            self.stage(uncore, translation, accesses);
+        }
+        let walks_before = self.counters.walks;
+        let result = self.run_loop(uncore, translation, accesses, observer);
+        if accesses.len() > 16 {
+            self.walk_heavy = (self.counters.walks - walks_before) * 8 > accesses.len() as u64;
+        }
+        result
+    }
+
+    /// Overlaps the real machine's loads of what the accesses will need, one
+    /// dependent load after the other for all of them.
+    #[inline(never)]
+    fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
+        for stage in 0..X::STAGES {
+            for access in accesses {
+                if let Some(at) = translation.stage(stage, T::group_va(&self.context, access.va)) {
+                    uncore.prefetch(self.socket, at.raw() >> 6);
+                    self.l2.prefetch_set(at.raw() >> 6);
+                }
+            }
+        }
+        for access in accesses {
+            if let Some(at) = translation.peek(T::group_va(&self.context, access.va)) {
+                uncore.prefetch(self.socket, at.raw() >> 6);
+                self.l2.prefetch_set(at.raw() >> 6);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn run_loop<X: Translation, O: Observer>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        accesses: &[Access],
+        observer: &mut O,
+    ) -> Result<(), Stop> {
+        let mut last = NO_PAGE;
+        let mut last_line = u64::MAX;
+        let mut line_done = 0;
+        for (at, access) in accesses.iter().enumerate() {
+            let dependent = access.flags & Access::DEPENDENT != 0;
+            let insns = if self.resuming { 0 } else { access.insns };
+            let dispatched = self.timing.dispatch(insns, dependent);
+            if access.kind == Kind::Fetch {
+                match self.fetch(uncore, translation, access, dispatched) {
+                    Ok(hpa) => {
+                        if O::ACTIVE {
+                            observer.access(access, hpa);
+                        }
+                    }
+                    Err(fault) => {
+                        self.resuming = true;
+                        return Err(Stop { at, fault });
+                    }
+                }
+                self.resuming = false;
+                // The walk of a fetch may have moved lines and pages.
+                (last, last_line) = (NO_PAGE, u64::MAX);
+                continue;
+            }
+            let write = access.kind.writes();
+            let page = access.va.page();
+            let mut ready = dispatched;
+            if page != last.page || (write && !last.store) {
+                match self.translate(uncore, translation, access.va, write, dispatched) {
+                    Ok((hit, time)) => {
+                        ready = time;
+                        let base = hit.page_base(access.va);
+                        last = LastPage { page, base, store: hit.may_store() };
+                    }
+                    Err(fault) => {
+                        self.resuming = true;
+                        return Err(Stop { at, fault });
+                    }
+                }
+            }
+            self.resuming = false;
+            let hpa = last.base | access.va.raw() & 4095;
+            let line = hpa >> 6;
+            self.counters.accesses += 1;
+            self.counters.writes += u64::from(write);
+            if line == last_line || self.l1d.access(line) {
+                // A line that is still on its way delivers when it is here.
+                let mut done = ready + self.latencies.l1;
+                if line == last_line {
+                    done = done.max(line_done);
+                }
+                self.counters.data[Served::L1 as usize] += 1;
+                if ready > dispatched && ready - dispatched > self.latencies.llc {
+                    self.timing.slow(done, if access.kind == Kind::Write { ready } else { done });
+                } else {
+                    self.timing.fast(done);
+                }
+                if line != last_line {
+                    (last_line, line_done) = (line, done);
+                }
+            } else {
+                let done = self.data_miss(uncore, line, ready);
+                let retire = if access.kind == Kind::Write { ready } else { done };
+                self.timing.slow(done, retire);
+                (last_line, line_done) = (line, done);
+            }
+            if O::ACTIVE {
+                observer.access(access, Hpa::new(hpa));
+            }
+        }
+        Ok(())
+    }
+
+    /// The L1 data cache does not have the line: when it delivers.
+    #[inline(never)]
+    fn data_miss(&mut self, uncore: &mut Uncore, line: u64, ready: Ticks) -> Ticks {
+        let (served, latency) = if self.l2.access(line) {
+            (Served::L2, self.latencies.l2)
+        } else {
+            uncore.access(self.socket, self.node, line, ready, self.latencies.llc)
+        };
+        self.counters.data[served as usize] += 1;
+        self.timing.miss(ready, latency)
+    }
+
+    /// From a virtual address to a TLB entry: L1 TLB hit, or what lies behind it.
+    #[inline(always)]
+    fn translate<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        write: bool,
+        ready: Ticks,
+    ) -> Result<(Hit, Ticks), Fault> {
+        if let Some(hit) = self.l1d_tlb.lookup(va, &self.context) {
+            if hit.allows(if write { Intent::WRITE } else { Intent::READ }) {
+                return Ok((hit, ready));
+            }
+            // A store needs D set in the table, or will fault: the walker decides.
+            self.counters.dirty_walks += u64::from(write && hit.rights.write());
+            return self.walk(uncore, translation, va, Intent { write, fetch: false }, ready);
+        }
+        self.translate_miss(uncore, translation, va, Intent { write, fetch: false }, ready)
+    }
+
+    /// The first-level TLB does not have the page.
+    #[inline(always)]
+    fn translate_miss<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        intent: Intent,
+        ready: Ticks,
+    ) -> Result<(Hit, Ticks), Fault> {
+        if intent.fetch {
+            self.counters.l1i_tlb_misses += 1;
+        } else {
+            self.counters.l1d_tlb_misses += 1;
+        }
+        let group = T::group_va(&self.context, va);
+        let ready = ready + self.latencies.stlb;
+        if let Some((hit, tag)) = self.stlb.lookup_tagged(group, &self.context) {
+            if hit.allows(intent) {
+                let extra = Ticks::from(tag.extra_cycles()) * TICKS;
+                self.counters.shared_hits += u64::from(tag.shared_hit(&self.context));
+                self.counters.stlb_hit_cycles += (self.latencies.stlb + extra) / TICKS;
+                let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
+                l1.fill_hit(va, &self.context, hit, tag);
+                return Ok((hit, ready + extra));
+            }
+            self.counters.dirty_walks += u64::from(intent.write && hit.rights.write());
+            return self.walk(uncore, translation, va, intent, ready);
+        }
+        if intent.fetch {
+            self.counters.stlb_fetch_misses += 1;
+        } else {
+            self.counters.stlb_misses += 1;
+        }
+        self.walk(uncore, translation, va, intent, ready)
+    }
+
+    /// The walker walks and fills both TLBs.
+    #[inline(never)]
+    fn walk<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        intent: Intent,
+        ready: Ticks,
+    ) -> Result<(Hit, Ticks), Fault> {
+        let group = T::group_va(&self.context, va);
+        let (walker, start) = self.timing.begin_walk(ready);
+        let mut port = WalkPort {
+            path: MemoryPath {
+                l1d: &mut self.l1d,
+                l2: &mut self.l2,
+                uncore,
+                latencies: &self.latencies,
+                socket: self.socket,
+                node: self.node,
+                skips_l1: self.walker_skips_l1,
+            },
+            caches: &mut self.walk_caches,
+            counters: &mut self.counters,
+            time: start,
+        };
+        let result = translation.walk(&mut port, group, intent);
+        let end = port.time;
+        self.timing.end_walk(walker, start, end);
+        match result {
+            Ok(leaf) => {
+                self.counters.walks += 1;
+                self.counters.walk_cycles.count((end - start) / TICKS);
+                let tag = T::of(&self.context, group, &leaf);
+                let hit = self.stlb.fill(group, &self.context, &leaf, tag);
+                let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
+                l1.fill(va, &self.context, &leaf, tag);
+                Ok((hit, end))
+            }
+            Err(fault) => {
+                self.counters.faulting_walks += 1;
+                Err(fault)
+            }
+        }
+    }
+
+    /// An instruction fetch: its own first-level TLB and cache, and no overlap
+    /// with what comes after it.
+    #[inline(never)]
+    fn fetch<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        access: &Access,
+        dispatched: Ticks,
+    ) -> Result<Hpa, Fault> {
+        let hit = self.l1i_tlb.lookup(access.va, &self.context).filter(|hit| hit.allows(Intent::FETCH));
+        let (hit, ready) = match hit {
+            Some(hit) => (hit, dispatched),
+            None => self.translate_miss(uncore, translation, access.va, Intent::FETCH, dispatched)?,
+        };
+        let hpa = hit.page_base(access.va) | access.va.raw() & 4095;
+        let line = hpa >> 6;
+        self.counters.accesses += 1;
+        self.counters.fetches += 1;
+        if self.l1i.access(line) {
+            self.counters.data[Served::L1 as usize] += 1;
+            if ready > dispatched {
+                self.timing.fetch(ready);
+            }
+        } else {
+            let done = self.data_miss(uncore, line, ready);
+            self.timing.fetch(done);
+        }
+        Ok(Hpa::new(hpa))
+    }
+
+    /// Forgets what was counted, not what is cached: the end of a warm-up.
+    pub fn reset_counters(&mut self) {
+        self.counters = Counters::default();
+        self.timing.reset_counters();
+    }
+}

@@ -1,0 +1,101 @@
+//! The walker's way to memory: every step of a walk is looked up, counted and
+//! charged here.
+
+use crate::cache::Cache;
+use crate::core::Latencies;
+use crate::metrics::{Counters, Served};
+use crate::timing::Ticks;
+use crate::uncore::Uncore;
+use crate::walkcache::WalkCaches;
+use paging::{CachedTable, Cell, Check, Dim, Gpa, HostLeaf, Hpa, NodeId, Port};
+
+/// The data caches and memory as seen from one core.
+#[derive(Debug)]
+pub(crate) struct MemoryPath<'a> {
+    pub l1d: &'a mut Cache,
+    pub l2: &'a mut Cache,
+    pub uncore: &'a mut Uncore,
+    pub latencies: &'a Latencies,
+    pub socket: usize,
+    pub node: NodeId,
+    pub skips_l1: bool,
+}
+
+impl MemoryPath<'_> {
+    /// A load of `line` at `now`: where it was served, and after how long.
+    #[inline(always)]
+    fn load(&mut self, line: u64, now: Ticks) -> (Served, Ticks) {
+        if !self.skips_l1 && self.l1d.access(line) {
+            (Served::L1, self.latencies.l1)
+        } else if self.l2.access(line) {
+            (Served::L2, self.latencies.l2)
+        } else {
+            self.uncore.access(self.socket, self.node, line, now, self.latencies.llc)
+        }
+    }
+}
+
+/// The walker of one core during one walk.
+#[derive(Debug)]
+pub(crate) struct WalkPort<'a> {
+    pub path: MemoryPath<'a>,
+    pub caches: &'a mut WalkCaches,
+    pub counters: &'a mut Counters,
+    pub time: Ticks,
+}
+
+impl Port for WalkPort<'_> {
+    #[inline(always)]
+    fn reference(&mut self, cell: Cell, at: Hpa) {
+        let (served, latency) = self.path.load(at.raw() >> 6, self.time);
+        self.counters.grid.count(cell, served);
+        // Each level's address comes from the one before: walks are serial.
+        self.time += latency;
+    }
+
+    fn side_reference(&mut self, _cell: Cell, at: Hpa) {
+        let (served, latency) = self.path.load(at.raw() >> 6, self.time);
+        self.counters.side[served as usize] += 1;
+        self.time += latency;
+    }
+
+    #[inline(always)]
+    fn check(&mut self, check: Check) {
+        self.counters.checks[check as usize] += 1;
+        self.time += self.path.latencies.check;
+    }
+
+    #[inline(always)]
+    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable> {
+        self.time += self.path.latencies.walk_cache;
+        let found = self.caches.table(dim, addr, levels)?;
+        for level in found.level + 1..=levels {
+            let cell = match dim {
+                Dim::Guest => Cell { guest: level, host: 0 },
+                Dim::Host => Cell { guest: row, host: level },
+            };
+            self.counters.grid.count(cell, Served::WalkCache);
+        }
+        Some(found)
+    }
+
+    #[inline(always)]
+    fn cache_table(&mut self, dim: Dim, addr: u64, table: CachedTable) {
+        self.caches.insert_table(dim, addr, table);
+    }
+
+    #[inline(always)]
+    fn cached_host(&mut self, gpa: Gpa, write: bool, row: u8, levels: u8) -> Option<HostLeaf> {
+        let leaf = self.caches.host(gpa).filter(|leaf| leaf.dirty || !write)?;
+        for host in 1..=levels {
+            self.counters.grid.count(Cell { guest: row, host }, Served::NestedTlb);
+        }
+        self.time += self.path.latencies.walk_cache;
+        Some(leaf)
+    }
+
+    #[inline(always)]
+    fn cache_host(&mut self, gpa: Gpa, leaf: HostLeaf) {
+        self.caches.insert_host(gpa, leaf);
+    }
+}
