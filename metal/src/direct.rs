@@ -2,11 +2,13 @@
 
 use core::sync::atomic::AtomicU64;
 use paging::frames::{NoFrame, NodePolicy, Watermark};
-use paging::{Hfn, HostPhys, NodeId, Slot, TableFrames, TableMemory};
+use paging::{Descriptor, Hfn, HostPhys, NodeId, Slot, SparseFrames, TableFrames, TableMemory};
 
-/// Table bits in identity-mapped memory.
-#[derive(Debug)]
-pub struct DirectMap;
+/// Table bits in identity-mapped memory, with descriptors beside it.
+#[derive(Debug, Default)]
+pub struct DirectMap {
+    descriptors: SparseFrames<Descriptor>,
+}
 
 impl TableMemory for DirectMap {
     type Space = HostPhys;
@@ -19,8 +21,15 @@ impl TableMemory for DirectMap {
     fn create(&mut self, frame: Hfn) {
         // SAFETY: the frame was just taken from `Bump`.
         unsafe { (frame.base().raw() as *mut u8).write_bytes(0, 4096) };
+        *self.descriptors.get_or_default(frame.number()) = Descriptor::default();
     }
     fn discard(&mut self, _frame: Hfn) {}
+    fn descriptor(&self, frame: Hfn) -> Option<&Descriptor> {
+        self.descriptors.get(frame.number())
+    }
+    fn descriptor_mut(&mut self, frame: Hfn) -> Option<&mut Descriptor> {
+        self.descriptors.get_mut(frame.number())
+    }
 }
 
 /// The first word of a frame.

@@ -45,7 +45,7 @@ extern "C" fn metal_main(_start_info: u32) -> ! {
     let mut frames = Bump::new((end + HEAP) as u64, (end + HEAP + FRAMES) as u64);
     say!("metal: long mode, heap at {end:#x}");
 
-    let mut mem = DirectMap;
+    let mut mem = DirectMap::default();
     let mut work = Work::default();
     let mut table: PageTable<Virt, DirectMap> = {
         let mut env = env(&mut mem, &mut frames, &mut work);

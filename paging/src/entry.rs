@@ -56,7 +56,7 @@ impl Flags {
     /// XD/NX: fetches are not allowed.
     pub const NO_EXECUTE: Flags = Flags(1 << 63);
 
-    /// The page is shared copy-on-write: software's mark, in SOFT_11.
+    /// The page is shared copy-on-write: software's mark, in `SOFT_11`.
     pub const COW: Flags = Flags::SOFT_11;
     /// Everything that an inner entry of a user mapping allows: the leaf decides.
     pub const TABLE: Flags = Flags(1 | 1 << 1 | 1 << 2);
@@ -115,7 +115,7 @@ impl Entry {
         let ps = if matches!(size, PageSize::Size4K) { 0 } else { Flags::PAGE_SIZE.0 };
         Entry((frame.number() << 12) & FRAME | flags.0 | ps | 1)
     }
-    /// A not-present entry that holds swap slot `slot` (up to 2^46) and remembers `flags` SOFT_11.
+    /// A not-present entry that holds swap slot `slot` (up to 2^46) and remembers `flags`.
     #[inline(always)]
     pub const fn swapped(slot: u64) -> Entry {
         Entry(slot << 12 | SWAP)

@@ -6,6 +6,7 @@
 
 use crate::addr::{Addr, Frame, PageSize, PhysSpace, Space};
 use crate::entry::Entry;
+use crate::frames::NodeSet;
 use crate::ops::TableAt;
 use alloc::vec::Vec;
 use core::fmt;
@@ -71,13 +72,14 @@ const MAX_RANGES: usize = 32;
 #[must_use = "frames and tables stay allocated, and TLBs stale, until the flush is discharged"]
 pub struct Flush<I: Space, S: PhysSpace> {
     extent: Extent<I>,
+    nodes: NodeSet,
     gone: Vec<Gone<I, S>>,
     tables: Vec<(Frame<S>, TableAt<I>)>,
 }
 
 impl<I: Space, S: PhysSpace> Default for Flush<I, S> {
     fn default() -> Self {
-        Flush { extent: Extent::Nothing, gone: Vec::new(), tables: Vec::new() }
+        Flush { extent: Extent::Nothing, nodes: NodeSet::default(), gone: Vec::new(), tables: Vec::new() }
     }
 }
 
@@ -85,6 +87,7 @@ impl<I: Space, S: PhysSpace> fmt::Debug for Flush<I, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Flush")
             .field("extent", &self.extent)
+            .field("nodes", &self.nodes)
             .field("gone", &self.gone.len())
             .field("tables", &self.tables.len())
             .finish()
@@ -113,8 +116,19 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     pub fn frees_tables(&self) -> bool {
         !self.tables.is_empty()
     }
-    /// Adds `len` bytes from `start` to what must be invalidated.
+    /// The nodes whose CPUs could have cached something of it: no other needs
+    /// an interrupt. All, unless the tables know their sharers
+    /// ([`crate::TableOps::sharers`]).
+    pub fn nodes(&self) -> NodeSet {
+        self.nodes
+    }
+    /// Adds `len` bytes from `start` to what must be invalidated, everywhere.
     pub fn add(&mut self, start: Addr<I>, len: u64) {
+        self.add_on(NodeSet::ALL, start, len);
+    }
+    /// Adds `len` bytes from `start` to what must be invalidated on the CPUs of `nodes`.
+    pub fn add_on(&mut self, nodes: NodeSet, start: Addr<I>, len: u64) {
+        self.nodes = self.nodes.union(nodes);
         match &mut self.extent {
             Extent::All => {}
             Extent::Nothing => self.extent = Extent::Ranges(alloc::vec![FlushRange { start, len }]),
@@ -133,15 +147,19 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     }
     /// Everything of the address space must be invalidated.
     pub fn add_all(&mut self) {
+        self.nodes = NodeSet::ALL;
         self.extent = Extent::All;
     }
-    pub(crate) fn leaf_gone(&mut self, addr: Addr<I>, size: PageSize, entry: Entry) {
+    pub(crate) fn leaf_gone(&mut self, nodes: NodeSet, addr: Addr<I>, size: PageSize, entry: Entry) {
         if entry.is_present() {
-            self.add(addr, size.bytes());
+            self.add_on(nodes, addr, size.bytes());
         }
         self.gone.push(Gone { addr, size, entry, space: core::marker::PhantomData });
     }
-    pub(crate) fn table_gone(&mut self, table: Frame<S>, at: TableAt<I>) {
+    /// A table page, or a copy of one, is linked no more; walkers of `nodes`
+    /// may still be in it. [`crate::TableOps::free`] gets it after the flush.
+    pub fn table_gone(&mut self, nodes: NodeSet, table: Frame<S>, at: TableAt<I>) {
+        self.nodes = self.nodes.union(nodes);
         self.tables.push((table, at));
     }
     /// Takes over another obligation.
@@ -149,8 +167,11 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
         match other.extent {
             Extent::Nothing => {}
             Extent::All => self.add_all(),
-            Extent::Ranges(ranges) => ranges.into_iter().for_each(|r| self.add(r.start, r.len)),
+            Extent::Ranges(ranges) => {
+                ranges.into_iter().for_each(|r| self.add_on(other.nodes, r.start, r.len))
+            }
         }
+        self.nodes = self.nodes.union(other.nodes);
         self.gone.extend(other.gone);
         self.tables.extend(other.tables);
     }

@@ -34,7 +34,7 @@ pub use addr::{Addr, Frame, Gfn, Gpa, GuestPhys, Hfn, HostPhys, Hpa, PageSize, P
 pub use entry::{Entry, Flags};
 pub use flush::{Extent, Flush, FlushRange, Gone, Released};
 pub use frames::{FramePool, NoFrame, NodeId};
-pub use memory::{Arena, ENTRIES, Slot, TableMemory};
+pub use memory::{Arena, Descriptor, ENTRIES, Slot, TableMemory};
 pub use ops::{NewTable, OneCopy, TableAt, TableEnv, TableFrames, TableOps, Visibility, Work};
 pub use source::{FrameRequest, FrameSource, FromBuddy};
 pub use sparse::SparseFrames;

@@ -7,6 +7,7 @@
 
 use crate::addr::{Frame, PhysSpace};
 use crate::entry::{Entry, Flags};
+use crate::frames::MAX_NODES;
 use crate::sparse::SparseFrames;
 use crate::sync::{AtomicU64, Ordering};
 use alloc::boxed::Box;
@@ -55,6 +56,22 @@ impl<S: PhysSpace> fmt::Debug for Slot<S> {
     }
 }
 
+/// What software keeps beside each table page and no walker sees (Linux:
+/// `struct ptdesc`), for the [`crate::TableOps`] that keep more than bits.
+/// It belongs to the page, not to an address space: whoever is led to the page
+/// by an entry finds it without hashing, also when the page is shared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Descriptor {
+    /// The frame number of the next copy of the same table, in a ring; 0 while there is one copy.
+    pub next: u64,
+    /// Address spaces besides the first that link the table; 0 for a private one.
+    pub users: u32,
+    /// What this copy is for, in the code of the [`crate::TableOps`] that made it.
+    pub role: u8,
+    /// How many of the entries point to each node.
+    pub points_to: [u16; MAX_NODES],
+}
+
 /// The seam for the memory that table pages are in.
 ///
 /// Implementations: [`Arena`] (sparse, for a modelled machine) and a direct map
@@ -72,6 +89,13 @@ pub trait TableMemory {
 
     /// The table in `frame` is gone; its bits need not be kept.
     fn discard(&mut self, frame: Frame<Self::Space>);
+
+    /// What is kept beside the table page in `frame`: the default until it was
+    /// changed, and again after `create`; `None` if no table is there.
+    fn descriptor(&self, frame: Frame<Self::Space>) -> Option<&Descriptor>;
+
+    /// The same, for change.
+    fn descriptor_mut(&mut self, frame: Frame<Self::Space>) -> Option<&mut Descriptor>;
 
     /// Reads an entry; empty where no table is.
     #[inline(always)]
@@ -125,13 +149,26 @@ pub trait TableMemory {
 }
 
 /// One table page's bits.
-#[repr(C, align(4096))]
+#[repr(C, align(64))]
 pub struct Table(pub [AtomicU64; ENTRIES]);
 
 impl Table {
-    fn zeroed() -> Box<Table> {
-        Box::new(Table([const { AtomicU64::new(0) }; ENTRIES]))
+    #[cfg(not(loom))]
+    fn zeroed() -> Table {
+        Table([const { AtomicU64::new(0) }; ENTRIES])
     }
+    #[cfg(loom)]
+    fn zeroed() -> Table {
+        Table(core::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+/// A table page of an [`Arena`]: aligned to a cache line, as the model needs no
+/// more and the descriptor then costs no second page.
+#[derive(Debug)]
+struct Page {
+    table: Table,
+    descriptor: Descriptor,
 }
 
 impl fmt::Debug for Table {
@@ -146,7 +183,7 @@ impl fmt::Debug for Table {
 /// pages in blocks, so the upper part stays in the host's caches.
 #[derive(Debug)]
 pub struct Arena<S> {
-    tables: SparseFrames<Option<Box<Table>>>,
+    tables: SparseFrames<Option<Box<Page>>>,
     live: u64,
     space: PhantomData<S>,
 }
@@ -167,7 +204,7 @@ impl<S: PhysSpace> Arena<S> {
     /// The table in `frame`.
     #[inline(always)]
     pub fn table(&self, frame: Frame<S>) -> Option<&Table> {
-        self.tables.get(frame.number())?.as_deref()
+        Some(&self.tables.get(frame.number())?.as_deref()?.table)
     }
     /// Moves a table's bits to another frame: what copying the page does when
     /// data, which a guest's tables are to its host, is migrated.
@@ -184,7 +221,7 @@ impl<S: PhysSpace> TableMemory for Arena<S> {
     #[inline(always)]
     fn cell(&self, slot: Slot<S>) -> Option<&AtomicU64> {
         match self.tables.get(slot.table.number()) {
-            Some(Some(table)) => Some(&table.0[slot.index & (ENTRIES - 1)]),
+            Some(Some(page)) => Some(&page.table.0[slot.index & (ENTRIES - 1)]),
             _ => None,
         }
     }
@@ -193,11 +230,19 @@ impl<S: PhysSpace> TableMemory for Arena<S> {
         if place.is_none() {
             self.live += 1;
         }
-        *place = Some(Table::zeroed());
+        *place = Some(Box::new(Page { table: Table::zeroed(), descriptor: Descriptor::default() }));
     }
     fn discard(&mut self, frame: Frame<S>) {
         if self.tables.get_mut(frame.number()).is_some_and(|p| p.take().is_some()) {
             self.live -= 1;
         }
+    }
+    #[inline(always)]
+    fn descriptor(&self, frame: Frame<S>) -> Option<&Descriptor> {
+        Some(&self.tables.get(frame.number())?.as_deref()?.descriptor)
+    }
+    #[inline(always)]
+    fn descriptor_mut(&mut self, frame: Frame<S>) -> Option<&mut Descriptor> {
+        Some(&mut self.tables.get_mut(frame.number())?.as_deref_mut()?.descriptor)
     }
 }

@@ -13,7 +13,8 @@
 
 use crate::addr::{Addr, Frame, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
-use crate::frames::{MAX_NODES, NoFrame, NodeId};
+use crate::flush::Flush;
+use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
 use crate::memory::{ENTRIES, Slot, TableMemory};
 use core::fmt;
 use core::ops::Range;
@@ -26,6 +27,11 @@ pub struct Work {
     pub table_reads: [u32; MAX_NODES],
     /// Page-table entries written, by node of the table page.
     pub table_writes: [u32; MAX_NODES],
+    /// Cache lines (8 entries) of tables that a pass over a range of entries
+    /// read, and perhaps rewrote, in order: not in `table_reads`.
+    pub pass_lines: [u32; MAX_NODES],
+    /// Entries rewritten by such passes: not in `table_writes`.
+    pub pass_writes: [u32; MAX_NODES],
     /// 4 KiB frames zeroed, by node.
     pub zeroed: [u32; MAX_NODES],
     /// 4 KiB frames copied, by the destination's node.
@@ -44,6 +50,8 @@ impl Work {
         for n in 0..MAX_NODES {
             self.table_reads[n] += other.table_reads[n];
             self.table_writes[n] += other.table_writes[n];
+            self.pass_lines[n] += other.pass_lines[n];
+            self.pass_writes[n] += other.pass_writes[n];
             self.zeroed[n] += other.zeroed[n];
             self.copied[n] += other.copied[n];
         }
@@ -129,6 +137,16 @@ impl<M: TableMemory> TableEnv<'_, M> {
         self.work.table_writes[self.frames.node_of(slot.table).index()] += 1;
         self.mem.swap(slot, entry)
     }
+    /// Puts a pass over the entries `range` of `table` on the account, which rewrote `writes` of them.
+    pub fn passed(&mut self, table: Frame<M::Space>, range: &Range<usize>, writes: usize) {
+        if range.is_empty() {
+            return;
+        }
+        let node = self.frames.node_of(table).index();
+        self.work.pass_lines[node] +=
+            ((range.end - 1) / LINE_ENTRIES - range.start / LINE_ENTRIES + 1) as u32;
+        self.work.pass_writes[node] += writes as u32;
+    }
     /// Sets and clears bits, on the account.
     #[inline]
     pub fn modify(&mut self, slot: Slot<M::Space>, set: Flags, clear: Flags) -> Entry {
@@ -136,6 +154,9 @@ impl<M: TableMemory> TableEnv<'_, M> {
         self.mem.modify(slot, set, clear)
     }
 }
+
+/// Entries in a cache line.
+const LINE_ENTRIES: usize = 8;
 
 /// Which table: the first address it translates, and its level.
 pub struct TableAt<I> {
@@ -195,8 +216,9 @@ pub enum Visibility {
 /// The seam. `I` is what the tables translate from, `M::Space` what they
 /// translate to and live in.
 ///
-/// A table page has one *name*, the frame that [`TableOps::alloc`] returned;
-/// an implementation may keep more copies behind it.
+/// A table page has a *name*, the frame that [`TableOps::alloc`] returned or
+/// that an entry of another table points to; an implementation may keep more
+/// copies behind it, and must then know the table by the frame of any of them.
 pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
     /// Makes the (empty) root.
     ///
@@ -212,6 +234,12 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
     /// The root that a CPU of `node` loads.
     fn hardware_root(&self, master: Frame<M::Space>, node: NodeId) -> Frame<M::Space>;
 
+    /// The root from which software on a CPU of `node` goes down; its entries
+    /// lead to every table.
+    fn software_root(&self, master: Frame<M::Space>, _node: NodeId) -> Frame<M::Space> {
+        master
+    }
+
     /// A table page for `at`, wanted on `node`.
     ///
     /// # Errors
@@ -225,7 +253,9 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
     ) -> Result<NewTable<M::Space>, NoFrame>;
 
     /// This address space lets go of the table; no entry of its points to it
-    /// any more and every TLB that could have cached one was flushed.
+    /// any more and every TLB that could have cached one was flushed. Also
+    /// called for single copies that [`TableOps::replicate`] and
+    /// [`TableOps::rebalance`] put into a flush.
     fn free(&mut self, env: &mut TableEnv<'_, M>, table: Frame<M::Space>, at: TableAt<I>);
 
     /// Reads an entry with accessed and dirty bits as the walkers of all nodes set them.
@@ -248,9 +278,16 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         clear: Flags,
     ) -> Entry;
 
-    /// Rewrites the entries `range` of one table: `f` is given each index and
-    /// entry and returns the new one. For range operations (`mprotect`), where
-    /// one pass over each copy is cheaper than one pass over the copies per entry.
+    /// Rewrites the entries `range` of one table, none of which points to a
+    /// table before or after: `f` is given each index and entry, empty ones
+    /// too, and returns the new one. For range operations (`mprotect`), where
+    /// one pass over each copy is cheaper than one pass over the copies per
+    /// entry. For each entry that changed, `done` is given the index, the entry
+    /// as it was in the end, and the new one.
+    ///
+    /// No bit that hardware set is lost: what it set between `f` and the change
+    /// stays set where the [page stays](same_page) (unless `f` clears it), and is
+    /// in `done`'s old entry in any case.
     fn update(
         &mut self,
         env: &mut TableEnv<'_, M>,
@@ -258,14 +295,23 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         level: u8,
         range: Range<usize>,
         f: &mut dyn FnMut(usize, Entry) -> Entry,
+        done: &mut dyn FnMut(usize, Entry, Entry),
     ) {
         for index in range {
             let slot = Slot::new(table, index);
-            let old = self.read(env, slot, level);
-            let new = f(index, old);
-            if new != old {
-                self.write(env, slot, level, new);
+            let seen = self.read(env, slot, level);
+            let new = f(index, seen);
+            if new == seen {
+                continue;
             }
+            let old = if same_page(seen, new) {
+                self.modify(env, slot, level, Flags(new.0 & !seen.0), Flags(seen.0 & !new.0))
+            } else {
+                let old = self.take(env, slot, level);
+                self.write(env, slot, level, new);
+                old
+            };
+            done(index, old, new);
         }
     }
 
@@ -318,17 +364,41 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
     }
 
     /// Data behind the entries of this space moved between nodes: tables may
-    /// follow. Returns how many table pages moved (TLBs and walk caches must
-    /// then be flushed).
+    /// follow. Returns how many table pages moved; the pages they left are in
+    /// `flush`. The root may be among them: CPUs load it anew.
+    fn rebalance(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _master: &mut Frame<M::Space>,
+        _flush: &mut Flush<I, M::Space>,
+    ) -> u64 {
+        0
+    }
+
+    /// From now on the CPUs of `nodes` shall walk tables of their own; with no
+    /// node, all walk the same one. Returns the nodes that do (none, for an
+    /// implementation that keeps one copy). Copies that are no longer wanted
+    /// are in `flush`; every CPU loads its root anew, the master's frame may change.
     ///
     /// # Errors
-    /// If no frame is left on the node to move to.
-    fn rebalance(&mut self, _env: &mut TableEnv<'_, M>, _master: Frame<M::Space>) -> Result<u64, NoFrame> {
-        Ok(0)
+    /// If no frame is left; everything is then as it was, but for flushes owed.
+    fn replicate(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _master: &mut Frame<M::Space>,
+        _nodes: NodeSet,
+        _flush: &mut Flush<I, M::Space>,
+    ) -> Result<NodeSet, NoFrame> {
+        Ok(NodeSet::default())
+    }
+
+    /// Nodes whose CPUs could have cached something of the table named `table`.
+    fn sharers(&self, _mem: &M, _table: Frame<M::Space>) -> NodeSet {
+        NodeSet::ALL
     }
 
     /// Frames that hold copies of the table named `table`, the name included.
-    fn copies(&self, table: Frame<M::Space>, visit: &mut dyn FnMut(Frame<M::Space>)) {
+    fn copies(&self, _mem: &M, table: Frame<M::Space>, visit: &mut dyn FnMut(Frame<M::Space>)) {
         visit(table);
     }
 }
@@ -390,6 +460,60 @@ impl<I: Space, M: TableMemory> TableOps<I, M> for OneCopy {
         clear: Flags,
     ) -> Entry {
         env.modify(slot, set, clear)
+    }
+    fn update(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        table: Frame<M::Space>,
+        _level: u8,
+        range: Range<usize>,
+        f: &mut dyn FnMut(usize, Entry) -> Entry,
+        done: &mut dyn FnMut(usize, Entry, Entry),
+    ) {
+        update_copy(env, table, range, f, done);
+    }
+}
+
+/// Whether `new` maps what `old` maps, with other flags: a bit that hardware
+/// sets in `old` at the last moment then belongs to `new` too.
+#[inline(always)]
+pub const fn same_page(old: Entry, new: Entry) -> bool {
+    const FLAGS: u64 = !0x000f_ffff_ffff_f000;
+    let live = (old.is_present() || old.is_prot_none()) && (new.is_present() || new.is_prot_none());
+    live && (old.0 ^ new.0) & !FLAGS == 0
+}
+
+/// [`TableOps::update`] of a table that has one copy.
+pub fn update_copy<M: TableMemory>(
+    env: &mut TableEnv<'_, M>,
+    table: Frame<M::Space>,
+    range: Range<usize>,
+    f: &mut dyn FnMut(usize, Entry) -> Entry,
+    done: &mut dyn FnMut(usize, Entry, Entry),
+) {
+    let mut writes = 0;
+    for index in range.clone() {
+        let slot = Slot::new(table, index);
+        let seen = env.mem.load(slot);
+        let new = f(index, seen);
+        if new == seen {
+            continue;
+        }
+        let old = exchange(env.mem, slot, seen, new);
+        writes += 1;
+        done(index, old, new);
+    }
+    env.passed(table, &range, writes);
+}
+
+/// Makes `seen`, which one copy of an entry held, `new`: hardware's bits of the
+/// last moment are in the returned entry, and in the new one if the page stays.
+#[inline(always)]
+pub fn exchange<M: TableMemory>(mem: &M, slot: Slot<M::Space>, seen: Entry, new: Entry) -> Entry {
+    if same_page(seen, new) {
+        mem.modify(slot, Flags(new.0 & !seen.0), Flags(seen.0 & !new.0))
+    } else {
+        mem.swap(slot, new)
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::addr::{Addr, Frame, PageSize, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
 use crate::flush::{Flush, Released};
-use crate::frames::{NoFrame, NodeId};
+use crate::frames::{NoFrame, NodeId, NodeSet};
 use crate::memory::{ENTRIES, Slot, TableMemory};
 use crate::ops::{TableAt, TableEnv, TableOps, Visibility};
 use alloc::boxed::Box;
@@ -141,6 +141,44 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     pub fn hardware_root(&self, node: NodeId) -> Frame<M::Space> {
         self.ops.hardware_root(self.root, node)
     }
+    /// The root from which software on `node` goes down.
+    fn software_root(&self, node: NodeId) -> Frame<M::Space> {
+        self.ops.software_root(self.root, node)
+    }
+    /// Gives the CPUs of `nodes` tables of their own, or with no node all CPUs
+    /// the same one; see [`TableOps::replicate`]. Returns the nodes that have
+    /// them. Every CPU must load its [root](PageTable::hardware_root) anew
+    /// before `flush` is discharged.
+    ///
+    /// # Errors
+    /// If no frame is left; everything is then as it was, but for flushes owed.
+    pub fn replicate(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        nodes: NodeSet,
+        flush: &mut Flush<I, M::Space>,
+    ) -> Result<NodeSet, NoFrame> {
+        self.ops.replicate(env, &mut self.root, nodes, flush)
+    }
+    /// Lets table pages follow the data; see [`TableOps::rebalance`]. Returns
+    /// how many moved. If any did, every CPU must load its root anew before
+    /// `flush` is discharged.
+    pub fn rebalance(&mut self, env: &mut TableEnv<'_, M>, flush: &mut Flush<I, M::Space>) -> u64 {
+        self.ops.rebalance(env, &mut self.root, flush)
+    }
+    /// Lets a lazy replica of `node` fill itself for `addr`; whether that
+    /// repaired the access. See [`TableOps::fault_in`].
+    ///
+    /// # Errors
+    /// If no frame is left.
+    pub fn fault_in(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        addr: Addr<I>,
+        node: NodeId,
+    ) -> Result<bool, NoFrame> {
+        self.ops.fault_in(env, self.root, addr, node)
+    }
     /// 4 or 5.
     pub fn levels(&self) -> u8 {
         self.levels
@@ -166,7 +204,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     /// The entry that decides about `addr`: a leaf of any size, or the first
     /// entry on the way that is not present.
     pub fn lookup(&self, env: &mut TableEnv<'_, M>, addr: Addr<I>) -> Found<M::Space> {
-        let (mut table, mut level) = (self.root, self.levels);
+        let (mut table, mut level) = (self.software_root(env.node), self.levels);
         loop {
             let slot = Slot::new(table, addr.index(level));
             let entry = env.load(slot);
@@ -192,7 +230,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         node: NodeId,
         visibility: Visibility,
     ) -> Result<Slot<M::Space>, MapError> {
-        let (mut table, mut at) = (self.root, self.levels);
+        let (mut table, mut at) = (self.software_root(env.node), self.levels);
         while at > level {
             let slot = Slot::new(table, addr.index(at));
             let entry = env.load(slot);
@@ -273,7 +311,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let old = self.ops.take(env, slot, level);
         self.ops.write(env, slot, level, entry);
         if !old.is_empty() {
-            flush.leaf_gone(addr.align_down(size), size, old);
+            flush.leaf_gone(self.ops.sharers(env.mem, slot.table), addr.align_down(size), size, old);
         }
         Ok(flush)
     }
@@ -302,7 +340,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
 
     /// Passes every non-empty leaf entry that overlaps `range`, in order.
     pub fn scan(&self, env: &mut TableEnv<'_, M>, range: Range<u64>, visit: &mut dyn FnMut(LeafAt<I>)) {
-        self.scan_table(env, self.root, self.levels, 0, &range, visit);
+        self.scan_table(env, self.software_root(env.node), self.levels, 0, &range, visit);
     }
 
     fn scan_table(
@@ -345,8 +383,9 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         flush: &mut Flush<I, M::Space>,
         f: &mut dyn FnMut(LeafAt<I>) -> Entry,
     ) -> Result<(), MapError> {
+        let root = self.software_root(env.node);
         let mut pass = Update { ops: &mut *self.ops, visibility, flush, f };
-        pass.table(env, self.root, self.levels, 0, &range)
+        pass.table(env, root, self.levels, 0, &range)
     }
 
     /// Unmaps everything in `range` and unlinks the tables that are empty then.
@@ -359,7 +398,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         range: Range<u64>,
         flush: &mut Flush<I, M::Space>,
     ) -> Result<(), MapError> {
-        let (root, levels) = (self.root, self.levels);
+        let (root, levels) = (self.software_root(env.node), self.levels);
         self.unmap_table(env, root, levels, 0, &range, flush).map(|_| ())
     }
 
@@ -373,7 +412,17 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         range: &Range<u64>,
         flush: &mut Flush<I, M::Space>,
     ) -> Result<bool, MapError> {
-        for index in indices(level, base, range) {
+        let touched = indices(level, base, range);
+        let nodes = self.ops.sharers(env.mem, table);
+        if level == 1 {
+            let all = touched == (0..ENTRIES);
+            self.ops.update(env, table, level, touched, &mut |_, _| Entry::EMPTY, &mut |index, old, _| {
+                let addr = Addr::new(base + index as u64 * span(level));
+                flush.leaf_gone(nodes, addr, PageSize::Size4K, old);
+            });
+            return Ok(all || is_empty(env.mem, table));
+        }
+        for index in touched {
             let slot = Slot::new(table, index);
             let raw = env.load(slot);
             if raw.is_empty() {
@@ -387,23 +436,23 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
                 if covered && self.ops.others_use(child, at) {
                     // The others keep the table and what it maps.
                     self.ops.take(env, slot, level);
-                    flush.add(Addr::new(start), span(level));
-                    flush.table_gone(child, at);
+                    flush.add_on(self.ops.sharers(env.mem, child), Addr::new(start), span(level));
+                    flush.table_gone(nodes, child, at);
                     self.tables[at.level as usize] -= 1;
                     continue;
                 }
                 let child = self.ops.own(env, slot, child, at)?;
                 if self.unmap_table(env, child, level - 1, start, range, flush)? {
                     self.ops.take(env, slot, level);
-                    flush.table_gone(child, at);
+                    flush.table_gone(nodes, child, at);
                     self.tables[at.level as usize] -= 1;
                 }
             } else if let Some(size) = PageSize::from_level(level) {
                 let old = self.ops.take(env, slot, level);
-                flush.leaf_gone(Addr::new(start), size, old);
+                flush.leaf_gone(nodes, Addr::new(start), size, old);
             }
         }
-        Ok((0..ENTRIES).all(|i| env.mem.load(Slot::new(table, i)).is_empty()))
+        Ok(is_empty(env.mem, table))
     }
 
     /// Frees table pages that a discharged flush released.
@@ -436,14 +485,18 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let keep_ps = if lower == 1 { Flags::NONE } else { Flags::PAGE_SIZE };
         let first: Frame<M::Space> = old.leaf_frame(size);
         let flags = old.without(Flags::PAGE_SIZE).without(Flags::PAT_HUGE).with(keep_ps);
-        for index in 0..ENTRIES {
-            let entry = flags.with_frame(first.offset(index as u64 * pages));
-            self.ops.write(env, Slot::new(new.frame, index), lower, entry);
-        }
+        self.ops.update(
+            env,
+            new.frame,
+            lower,
+            0..ENTRIES,
+            &mut |index, _| flags.with_frame(first.offset(index as u64 * pages)),
+            &mut |_, _, _| {},
+        );
         self.ops.write(env, slot, found.level, Entry::table(new.frame).with(new.link));
         self.tables[lower as usize] += 1;
         let mut flush = Flush::none();
-        flush.add(addr.align_down(size), size.bytes());
+        flush.add_on(self.ops.sharers(env.mem, slot.table), addr.align_down(size), size.bytes());
         Ok(Some(flush))
     }
 
@@ -477,7 +530,8 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let child = self.ops.own(env, slot, entry.frame(), at)?;
         let mut flush = Flush::none();
         // Every page of the block may be cached, and so may the path to it.
-        flush.add(addr, size.bytes());
+        let nodes = self.ops.sharers(env.mem, slot.table);
+        flush.add_on(nodes, addr, size.bytes());
         self.unmap_table(
             env,
             child,
@@ -487,7 +541,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             &mut flush,
         )?;
         self.ops.take(env, slot, level);
-        flush.table_gone(child, at);
+        flush.table_gone(nodes, child, at);
         self.tables[at.level as usize] -= 1;
         self.ops.write(env, slot, level, Entry::leaf(frame, size, flags));
         Ok(Some(flush))
@@ -508,7 +562,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         flush: &mut Flush<I, M::Space>,
         f: &mut dyn FnMut(LeafAt<I>) -> Forked,
     ) -> Result<(), MapError> {
-        let (root, levels) = (self.root, self.levels);
+        let (root, levels) = (self.software_root(env.node), self.levels);
         self.fork_table(env, child, root, levels, 0, &range, visibility, flush, f)
     }
 
@@ -547,7 +601,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
                     let set = Flags(forked.parent.0 & !old.0);
                     self.ops.modify(env, slot, level, set, clear);
                     if old.is_present() && clear != Flags::NONE {
-                        flush.add(addr, size.bytes());
+                        flush.add_on(self.ops.sharers(env.mem, table), addr, size.bytes());
                     }
                 }
                 if !forked.child.is_empty() {
@@ -596,6 +650,11 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         self.ops.free(env, self.root, root);
         Ok(())
     }
+}
+
+/// Whether no entry of `table` is used.
+fn is_empty<M: TableMemory>(mem: &M, table: Frame<M::Space>) -> bool {
+    (0..ENTRIES).all(|i| mem.load(Slot::new(table, i)).is_empty())
 }
 
 /// The indices of a table of `level` that begins at `base` which `range` touches.
@@ -659,19 +718,24 @@ impl<I: Space, M: TableMemory> Update<'_, I, M> {
     ) {
         let Some(size) = PageSize::from_level(level) else { return };
         let (flush, f) = (&mut *self.flush, &mut *self.f);
-        self.ops.update(env, table, level, touched, &mut |index, old| {
-            if old.is_empty() {
-                return old;
-            }
-            let addr = Addr::new(base + index as u64 * span(level));
-            let new = f(LeafAt { addr, size, entry: old });
-            if new.is_empty() {
-                flush.leaf_gone(addr, size, old);
-            } else if old.is_present() && needs_flush(old, new) {
-                flush.add(addr, size.bytes());
-            }
-            new
-        });
+        let nodes = self.ops.sharers(env.mem, table);
+        let addr = |index: usize| Addr::new(base + index as u64 * span(level));
+        self.ops.update(
+            env,
+            table,
+            level,
+            touched,
+            &mut |index, old| {
+                if old.is_empty() { old } else { f(LeafAt { addr: addr(index), size, entry: old }) }
+            },
+            &mut |index, old, new| {
+                if new.is_empty() {
+                    flush.leaf_gone(nodes, addr(index), size, old);
+                } else if old.is_present() && needs_flush(old, new) {
+                    flush.add_on(nodes, addr(index), size.bytes());
+                }
+            },
+        );
     }
 }
 

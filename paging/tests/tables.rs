@@ -193,7 +193,9 @@ impl Pair {
                         released.gone.iter().map(|g| g.addr.page()).collect::<Vec<_>>(),
                         overlapping(&self.model, start, start + 512)
                     );
-                    released.gone.iter().for_each(|g| drop(self.model.remove(&g.addr.page())));
+                    for gone in &released.gone {
+                        self.model.remove(&gone.addr.page());
+                    }
                     self.table.free_tables(&mut self.world.env(), &released);
                     self.model.insert(start, (PageSize::Size2M, frame, true));
                 }

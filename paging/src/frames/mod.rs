@@ -79,6 +79,8 @@ impl NodeSet {
     pub const fn first(count: usize) -> NodeSet {
         NodeSet(((1u32 << count) - 1) as u8)
     }
+    /// All nodes that there can be.
+    pub const ALL: NodeSet = NodeSet::first(MAX_NODES);
     /// With `node` added.
     #[must_use]
     pub const fn with(self, node: NodeId) -> NodeSet {
@@ -88,6 +90,24 @@ impl NodeSet {
     #[inline(always)]
     pub const fn contains(self, node: NodeId) -> bool {
         self.0 >> node.0 & 1 == 1
+    }
+    /// The members of either.
+    #[must_use]
+    pub const fn union(self, other: NodeSet) -> NodeSet {
+        NodeSet(self.0 | other.0)
+    }
+    /// The members that are not in `other`.
+    #[must_use]
+    pub const fn minus(self, other: NodeSet) -> NodeSet {
+        NodeSet(self.0 & !other.0)
+    }
+    /// Whether it has no member.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+    /// How many members it has.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
     }
     /// The members, ascending.
     pub fn iter(self) -> impl Iterator<Item = NodeId> {
