@@ -1,1 +1,3 @@
 //! Pagewalk: trace.
+
+pub mod capture;

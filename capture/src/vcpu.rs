@@ -1,0 +1,311 @@
+//! What happens at each access: the hot path.
+//!
+//! Every vCPU has its own state, reached by its index; QEMU calls for one vCPU
+//! from that vCPU's thread only.
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_uint, c_void};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use capture_ring::{LaneWriter, Record, Room};
+
+use crate::ffi::{self, Counter, Scoreboard};
+use crate::process;
+
+/// Threads that a process may have at once, as QEMU numbers them.
+pub const VCPUS: usize = 16 * 1024;
+
+/// In the user data of a memory callback: the access is a modify.
+pub const MODIFY: u64 = 1 << 16;
+
+/// `machine::input::Kind::Fetch`.
+const FETCH: u8 = 2;
+/// `machine::input::Kind::Modify`.
+const MODIFIED: u8 = 3;
+
+/// State of one vCPU.
+#[repr(align(128))]
+pub struct Vcpu {
+    /// Instructions begun: whole blocks are added when they start. (QEMU before version 2.)
+    pub icount: u64,
+    /// The instruction of the previous access, by the same count.
+    last: u64,
+    /// Where in the lane the next record goes.
+    at: u64,
+    /// Up to where it may go without asking.
+    limit: u64,
+    /// Accesses seen, recorded or not.
+    seen: u64,
+    /// Accesses that may still be passed over before the header is asked again, and whether recording
+    /// begins after them.
+    quota: (u64, bool),
+    pub writer: Option<LaneWriter<'static>>,
+    /// The repeated instruction that ended the last block with one, and the count then.
+    repeat: (u64, u64),
+    /// The system call that is under way.
+    pub call: [u64; 6],
+    /// The log reserved for the child of the fork that is under way.
+    pub child: Option<u32>,
+}
+
+struct Table([UnsafeCell<Vcpu>; VCPUS]);
+// SAFETY: an element is used by its vCPU's thread only, or while no other thread exists (after a fork).
+unsafe impl Sync for Table {}
+
+static TABLE: Table = Table([const { UnsafeCell::new(Vcpu::NEW) }; VCPUS]);
+
+/// The counters of QEMU from version 2 on; null before.
+static COUNTERS: AtomicPtr<Scoreboard> = AtomicPtr::new(std::ptr::null_mut());
+/// More than one vCPU has been seen: QEMU's inline counters (version 1) are no longer exact.
+static MANY: AtomicBool = AtomicBool::new(false);
+static STARTED: AtomicU32 = AtomicU32::new(0);
+
+impl Vcpu {
+    const NEW: Vcpu = Vcpu {
+        icount: 0,
+        last: 0,
+        at: 0,
+        limit: 0,
+        seen: 0,
+        quota: (0, false),
+        writer: None,
+        repeat: (0, 0),
+        call: [0; 6],
+        child: None,
+    };
+
+    /// Forgets the lane: the vCPU's next access takes a new one.
+    pub fn detach(&mut self) {
+        *self =
+            Vcpu { icount: self.icount, last: self.last, call: self.call, child: self.child, ..Vcpu::NEW };
+    }
+
+    #[inline(always)]
+    fn access(&mut self, insn: u64, va: u64, kind: u8, size_log2: u8) {
+        let insns = insn.wrapping_sub(self.last);
+        self.last = insn;
+        if self.at == self.limit && !self.make_room() {
+            return;
+        }
+        let Some(writer) = &self.writer else { return };
+        writer.put(self.at, Record::new(va, insns, kind, size_log2));
+        self.at += 1;
+        self.seen += 1;
+        writer.lane().seen.store(self.seen, Ordering::Relaxed);
+    }
+
+    /// `false`: this access is not to be recorded.
+    #[cold]
+    #[inline(never)]
+    fn make_room(&mut self) -> bool {
+        if self.writer.is_none() {
+            self.writer = process::start_thread();
+        }
+        let Some(writer) = self.writer else { return false };
+        let lane = writer.lane();
+        match writer.room(self.at) {
+            Room::UpTo(limit) => {
+                self.limit = limit;
+                return true;
+            }
+            Room::NotYet => {
+                if self.quota.0 == 0 {
+                    self.quota = process::skip_quota();
+                }
+                self.quota.0 -= 1;
+                add_one(&lane.skipped);
+                if self.quota == (0, true) {
+                    process::begin();
+                }
+            }
+            Room::Over => {
+                add_one(&lane.dropped);
+            }
+        }
+        self.seen += 1;
+        lane.seen.store(self.seen, Ordering::Relaxed);
+        false
+    }
+}
+
+/// Adds 1 to a counter that only this thread writes.
+fn add_one(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
+
+/// The state of a vCPU.
+///
+/// # Safety
+/// Only from the vCPU's own thread, and not while another reference to it is held.
+#[inline(always)]
+#[allow(clippy::mut_from_ref)]
+pub unsafe fn vcpu(index: c_uint) -> &'static mut Vcpu {
+    // SAFETY: by the caller; see Table.
+    unsafe { &mut *TABLE.0[index as usize % VCPUS].get() }
+}
+
+/// After a fork, in the child: no vCPU has a lane.
+pub fn detach_all() {
+    for cell in &TABLE.0[..(STARTED.load(Ordering::Relaxed) as usize).min(VCPUS)] {
+        // SAFETY: the child of a fork has one thread, which is in a system-call callback.
+        unsafe { (*cell.get()).detach() };
+    }
+}
+
+/// QEMU has per-vCPU counters: use them.
+pub fn use_scoreboard() {
+    COUNTERS.store(ffi::scoreboard_new(8), Ordering::Relaxed);
+}
+
+/// A vCPU is made, by the thread that makes it.
+pub extern "C" fn started(_: ffi::Id, index: c_uint) {
+    if STARTED.fetch_max(index + 1, Ordering::Relaxed) != 0 || index != 0 {
+        MANY.store(true, Ordering::Relaxed);
+    }
+    if index as usize >= VCPUS {
+        process::fail(&format!("a process has more than {VCPUS} threads at once"));
+    }
+}
+
+/// A thread ends.
+pub extern "C" fn ended(_: ffi::Id, index: c_uint) {
+    // SAFETY: QEMU calls this from the ending thread, which runs no guest code any more.
+    let vcpu = unsafe { vcpu(index) };
+    if let Some(writer) = vcpu.writer {
+        process::end_thread(&writer);
+    }
+    vcpu.detach();
+}
+
+#[inline(always)]
+fn instructions(index: c_uint, vcpu: &mut Vcpu) -> &mut u64 {
+    let score = COUNTERS.load(Ordering::Relaxed);
+    if score.is_null() {
+        &mut vcpu.icount
+    } else {
+        // SAFETY: the element is 8 bytes, aligned, and of the running vCPU; it is used before QEMU could move it.
+        unsafe { &mut *ffi::scoreboard_find(score, index).cast::<u64>() }
+    }
+}
+
+/// A load or store by an instruction. The user data: how many instructions of the block come after it,
+/// and [`MODIFY`].
+pub extern "C" fn on_access(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    // SAFETY: QEMU calls from the vCPU's thread; no other reference is alive.
+    let vcpu = unsafe { vcpu(index) };
+    let user = user as u64;
+    let insn = instructions(index, vcpu).wrapping_sub(user & 0xffff);
+    let (store, size_log2) = describe(info);
+    let kind = match (user & MODIFY != 0, store) {
+        (false, store) => store,
+        (true, 1) => MODIFIED,
+        // The load half. Not asked for, but QEMU 7.2 compares loads and stores off by one and calls for both.
+        (true, _) => return,
+    };
+    vcpu.access(insn, va, kind, size_log2);
+}
+
+/// For measuring: counts, and nothing else.
+pub extern "C" fn on_access_count(index: c_uint, _: u32, _: u64, _: *mut c_void) {
+    // SAFETY: as in on_access.
+    let vcpu = unsafe { vcpu(index) };
+    vcpu.seen += 1;
+}
+
+/// For measuring: what [`on_access_count`] counted.
+pub fn counted() -> u64 {
+    let started = (STARTED.load(Ordering::Relaxed) as usize).min(VCPUS);
+    // SAFETY: called when the process exits; a count that is just being stored may be one behind.
+    TABLE.0[..started].iter().map(|cell| unsafe { (*cell.get()).seen }).sum()
+}
+
+/// Whether it is a store, and log2 of the size. QEMU's encoding of `info` differs between releases, so
+/// it is asked once for each of the few values that occur.
+#[inline(always)]
+fn describe(info: u32) -> (u8, u8) {
+    static MEMO: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
+    let memo = &MEMO[((info ^ info >> 5 ^ info >> 16) & 63) as usize];
+    let known = memo.load(Ordering::Relaxed);
+    if (known >> 32) as u32 == info && known & 0x100 != 0 {
+        return ((known >> 7 & 1) as u8, (known & 15) as u8);
+    }
+    ask(info, memo)
+}
+
+#[cold]
+#[inline(never)]
+fn ask(info: u32, memo: &AtomicU64) -> (u8, u8) {
+    // SAFETY: plain questions about a value that QEMU has just given.
+    let (store, size) = unsafe {
+        (ffi::qemu_plugin_mem_is_store(info) as u8, ffi::qemu_plugin_mem_size_shift(info) as u8 & 15)
+    };
+    memo.store((info as u64) << 32 | 0x100 | (store as u64) << 7 | size as u64, Ordering::Relaxed);
+    (store, size)
+}
+
+/// A block that needs more than its instructions counted.
+#[derive(Debug)]
+pub struct Special {
+    /// Its instructions.
+    pub insns: u64,
+    /// Its first address, its bytes, and log2 of the granule of which each is fetched once; if fetches are wanted.
+    pub fetch: Option<(u64, u64, u8)>,
+    /// Address of a repeated string instruction that it begins with.
+    pub begins: Option<u64>,
+    /// Address of a repeated string instruction that it ends with.
+    pub ends: Option<u64>,
+}
+
+/// A plain block begins (more than one vCPU). The user data: its instructions.
+pub extern "C" fn on_block(index: c_uint, user: *mut c_void) {
+    // SAFETY: as in on_access.
+    let vcpu = unsafe { vcpu(index) };
+    *instructions(index, vcpu) += user as u64;
+}
+
+/// A special block begins. The user data: a leaked [`Special`].
+pub extern "C" fn on_special_block(index: c_uint, user: *mut c_void) {
+    // SAFETY: translate::on_translate leaks a Special for each such block.
+    let block = unsafe { &*user.cast::<Special>() };
+    // SAFETY: as in on_access.
+    let vcpu = unsafe { vcpu(index) };
+    let before = *instructions(index, vcpu);
+    // The next iteration of the instruction that is under way is not another instruction.
+    let again = block.begins.is_some_and(|pc| vcpu.repeat == (pc, before));
+    let count = before + block.insns - again as u64;
+    *instructions(index, vcpu) = count;
+    if let Some(pc) = block.ends {
+        vcpu.repeat = (pc, count);
+    }
+    if let Some((va, len, granule)) = block.fetch.filter(|_| !again) {
+        let first = count.wrapping_sub(block.insns - 1);
+        let mut at = va;
+        while at < va + len {
+            vcpu.access(first, at, FETCH, granule.min(6));
+            at = ((at >> granule) + 1) << granule;
+        }
+    }
+}
+
+/// Whether blocks may be counted inline.
+pub enum Counting {
+    /// By QEMU, in each vCPU's own counter.
+    PerVcpu(Counter),
+    /// By QEMU, in the only vCPU's counter.
+    Only(*mut u64),
+    /// By a callback.
+    Callback,
+}
+
+/// How to count the instructions of the block that is being translated.
+pub fn counting() -> Counting {
+    let score = COUNTERS.load(Ordering::Relaxed);
+    if !score.is_null() {
+        Counting::PerVcpu(Counter { score, offset: 0 })
+    } else if MANY.load(Ordering::Relaxed) {
+        Counting::Callback
+    } else {
+        // SAFETY: only the address is taken.
+        Counting::Only(unsafe { &raw mut (*TABLE.0[0].get()).icount })
+    }
+}

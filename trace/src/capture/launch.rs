@@ -1,0 +1,133 @@
+//! Finds the emulator and the plugin, and starts a program in them.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use capture_ring::Shared;
+use capture_ring::program::{self, Unfit};
+
+use super::elf::Elf;
+use super::live::LiveSource;
+use super::{CaptureError, CaptureOptions, Fetches, Start};
+
+const PLUGIN: &str = "libcapture_qemu.so";
+
+/// Runs `program` (a path, or a name looked for in `PATH`) with `args`, and captures it.
+///
+/// # Errors
+/// If the program, the emulator or the plugin is missing or does not fit; each says what to do.
+pub fn start(
+    program: &OsStr,
+    args: &[OsString],
+    options: CaptureOptions,
+) -> Result<LiveSource, CaptureError> {
+    let name = program.to_string_lossy().into_owned();
+    let (executable, words) = find_program(program, args)?;
+    let emulator = find_emulator(&options)?;
+    let plugin = find_plugin(&options)?;
+    let (shared, fd) =
+        Shared::create().map_err(|error| CaptureError::System { what: "shared memory", error })?;
+    // QEMU's option parser takes a doubled comma for one.
+    let plugin = plugin.to_string_lossy().replace(',', ",,");
+    let mut spec = format!("{plugin},ring=/proc/{}/fd/{},log=0", std::process::id(), fd.as_raw_fd());
+    match options.fetches {
+        Fetches::None => {}
+        Fetches::Blocks => spec.push_str(",fetch=block"),
+        Fetches::Lines => spec.push_str(",fetch=line"),
+    }
+    if let Start::Symbol(symbol) = &options.start {
+        let (address, code) = find_symbol(&executable, symbol)?;
+        spec.push_str(&format!(",start={address}:{code}"));
+    }
+    let mut command = Command::new(&emulator);
+    let mut words = words.into_iter();
+    command.arg("-plugin").arg(spec).arg("-0").arg(words.next().unwrap_or_default());
+    command.arg(&executable).args(words);
+    if let Some(stdout) = &options.stdout {
+        let stdout = stdout.try_clone().map_err(|error| CaptureError::System { what: "stdout", error })?;
+        command.stdout(Stdio::from(stdout));
+    }
+    LiveSource::spawn(command, shared, fd, name, options)
+}
+
+fn find_program(program: &OsStr, args: &[OsString]) -> Result<(PathBuf, Vec<OsString>), CaptureError> {
+    let error = |reason: &str| CaptureError::Program {
+        program: program.to_string_lossy().into_owned(),
+        reason: reason.to_owned(),
+    };
+    let path = if program.as_encoded_bytes().contains(&b'/') {
+        PathBuf::from(program)
+    } else {
+        in_path(program).ok_or_else(|| error("no such program in PATH"))?
+    };
+    let words = [program.to_owned()].into_iter().chain(args.iter().cloned()).collect();
+    program::resolve(&path, words).map_err(|unfit| match unfit {
+        Unfit::NoProgram if !path.exists() => error("no such file"),
+        Unfit::NoProgram => error("is not an executable program"),
+        Unfit::NativeOnly(why) => error(&format!("cannot be captured: {why}")),
+    })
+}
+
+fn in_path(name: &OsStr) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
+}
+
+fn find_emulator(options: &CaptureOptions) -> Result<PathBuf, CaptureError> {
+    let named = options.emulator.clone().or_else(|| std::env::var_os("PAGEWALK_QEMU").map(PathBuf::from));
+    let path = named.or_else(|| in_path(OsStr::new("qemu-x86_64"))).ok_or(CaptureError::NoEmulator)?;
+    let error = |reason: String, hint: &str| CaptureError::Emulator {
+        path: path.display().to_string(),
+        reason,
+        hint: hint.to_owned(),
+    };
+    let help = Command::new(&path)
+        .arg("-help")
+        .output()
+        .map_err(|e| error(format!("does not run: {e}"), "install QEMU with `apt install qemu-user`"))?;
+    // A QEMU built without plugins (Debian's static packages, 10.x of its backports) does not list the option.
+    if !String::from_utf8_lossy(&help.stdout).contains("-plugin") {
+        return Err(error(
+            "was built without plugins".into(),
+            "use the dynamically linked one: `apt install qemu-user` on Debian 12, or build QEMU with --enable-plugins",
+        ));
+    }
+    Ok(path)
+}
+
+fn find_plugin(options: &CaptureOptions) -> Result<PathBuf, CaptureError> {
+    let named =
+        options.plugin.clone().or_else(|| std::env::var_os("PAGEWALK_QEMU_PLUGIN").map(PathBuf::from));
+    if let Some(path) = named {
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(CaptureError::NoPlugin { looked: path.display().to_string() })
+        };
+    }
+    // Beside the command (target/release), where cargo puts it for tests (deps) and examples, and where a
+    // package would.
+    let exe = std::env::current_exe().unwrap_or_default();
+    let dir = exe.parent().unwrap_or(Path::new("."));
+    let places = [dir.to_owned(), dir.join("deps"), dir.join(".."), dir.join("../lib/pagewalk")];
+    places
+        .iter()
+        .map(|place| place.join(PLUGIN))
+        .find(|file| file.is_file())
+        .ok_or_else(|| CaptureError::NoPlugin { looked: dir.display().to_string() })
+}
+
+/// A symbol's address, and that of the first executable segment: from both the plugin knows where it is once loaded.
+fn find_symbol(executable: &Path, symbol: &str) -> Result<(u64, u64), CaptureError> {
+    let missing =
+        || CaptureError::NoSymbol { program: executable.display().to_string(), symbol: symbol.to_owned() };
+    let elf = Elf::open(executable).map_err(|_| missing())?;
+    let address = elf.symbol(symbol).ok_or_else(missing)?;
+    let segments = elf.segments();
+    let code = segments.iter().find(|s| s.permissions.execute).ok_or_else(missing)?;
+    Ok((address, code.va))
+}

@@ -1,0 +1,425 @@
+//! Puts the lanes and logs of all captured processes into one stream.
+//!
+//! See [`capture_ring`] for what decides the order. Lanes that are ready take
+//! turns of a few accesses, as threads that run at once would.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use capture_ring::{LaneReader, LogReader, Message, Note, PROCESSES, Record, Shared};
+use machine::input::{Access, BLOCK, Block, Event, Kind, ProcessSetup};
+use paging::Va;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::rebase::Lookup;
+use super::space::{Layout, Space};
+
+/// Shortest turn of a lane, when many are ready.
+const TURN: usize = 16;
+
+/// A thread.
+#[derive(Debug)]
+struct Thread {
+    reader: LaneReader,
+    /// As in the stream; `None` before the stream has begun.
+    index: Option<u16>,
+}
+
+/// A process.
+#[derive(Debug)]
+struct Process {
+    log: LogReader,
+    /// The next message, once read: it waits for its cuts.
+    next: Option<Message>,
+    index: u16,
+    space: Space,
+    lookup: Lookup,
+    threads: Vec<Thread>,
+    /// To see when it ends.
+    handle: Option<OwnedFd>,
+    dead: bool,
+}
+
+/// What has been counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Accesses that the plugin saw.
+    pub seen: u64,
+    /// Of these, handed on in the stream.
+    pub delivered: u64,
+    /// Of these, before the region of interest.
+    pub skipped: u64,
+    /// Of these, after it.
+    pub dropped: u64,
+    /// Of these, still in the shared memory.
+    pub unread: u64,
+}
+
+/// All captured processes.
+#[derive(Debug)]
+pub struct Merge {
+    layout: Layout,
+    processes: Vec<Process>,
+    /// The stream has begun: what happens becomes events.
+    begun: bool,
+    next_process: u32,
+    next_thread: u32,
+    turn: usize,
+    /// How many accesses are still wanted.
+    pub wanted: u64,
+    pub counts: Counts,
+    /// Programs that ran natively, and why.
+    pub escapes: Vec<String>,
+}
+
+/// The captured program wrote something that is not the plugin's, or is too large for the stream.
+#[derive(Debug)]
+pub struct Broken(pub String);
+
+fn kind_of(code: u8) -> Kind {
+    match code & 3 {
+        0 => Kind::Read,
+        1 => Kind::Write,
+        2 => Kind::Fetch,
+        _ => Kind::Modify,
+    }
+}
+
+impl Merge {
+    /// Follows one process, whose log is 0.
+    pub fn new(shared: &Shared, layout: Layout) -> Merge {
+        let log = shared.claim_log();
+        assert_eq!(log, Some(0), "a fresh memory");
+        let mut merge = Merge {
+            layout,
+            processes: Vec::new(),
+            begun: false,
+            next_process: 0,
+            next_thread: 0,
+            turn: 0,
+            wanted: u64::MAX,
+            counts: Counts::default(),
+            escapes: Vec::new(),
+        };
+        merge.add_process(0, Space::default());
+        merge
+    }
+
+    fn add_process(&mut self, log: usize, space: Space) {
+        self.processes.push(Process {
+            log: LogReader::new(log),
+            next: None,
+            index: self.next_process as u16,
+            space,
+            lookup: Lookup::default(),
+            threads: Vec::new(),
+            handle: None,
+            dead: false,
+        });
+        self.next_process += 1;
+    }
+
+    /// Whether a program has been loaded.
+    pub fn has_image(&self) -> bool {
+        self.processes.first().is_none_or(|p| !p.space.path.as_os_str().is_empty())
+    }
+    /// Whether all processes have ended and everything of theirs has been taken.
+    pub fn is_over(&self) -> bool {
+        self.processes.is_empty()
+    }
+    /// The world as it is now, and from now on everything is an event. `populated` says for a process
+    /// (by its operating-system number) whether a range of its own addresses is in memory.
+    pub fn begin(
+        &mut self,
+        shared: &Shared,
+        populated: impl Fn(u32, u64, u64) -> bool,
+    ) -> (Vec<ProcessSetup>, Vec<u16>) {
+        self.begun = true;
+        let mut threads = Vec::new();
+        let mut setups = Vec::new();
+        // Processes that came and went are not part of the world.
+        for (i, process) in self.processes.iter_mut().enumerate() {
+            process.index = i as u16;
+            let pid = shared.log(process.log.index()).pid.load(Ordering::Acquire);
+            setups.push(process.space.setup(|start, len| populated(pid, start, len)));
+            for thread in &mut process.threads {
+                thread.index = Some(threads.len() as u16);
+                threads.push(i as u16);
+            }
+        }
+        self.next_process = self.processes.len() as u32;
+        self.next_thread = threads.len() as u32;
+        (setups, threads)
+    }
+
+    /// Asks the kernel which processes live. Takes system calls, so only when there is nothing else to do.
+    pub fn check(&mut self) {
+        for process in &mut self.processes {
+            process.check();
+        }
+    }
+
+    /// Moves what is ready into the block: `false` if nothing was.
+    pub fn fill(&mut self, shared: &Shared, block: &mut Block) -> Result<bool, Broken> {
+        let mut moved = false;
+        for _ in 0..self.processes.len() {
+            self.turn = (self.turn + 1) % self.processes.len().max(1);
+            let at = self.turn;
+            moved |= self.advance(shared, at, block)?;
+            if block.room() == 0 || !block.events.is_empty() {
+                return Ok(true);
+            }
+            if self.processes.is_empty() {
+                break;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Applies what happened before the stream begins: `false` if there was nothing to apply.
+    pub fn settle(&mut self, shared: &Shared) -> Result<bool, Broken> {
+        let mut ignored = Block::new();
+        for at in 0..self.processes.len() {
+            self.processes[at].look(shared)?;
+            if self.finish_turn(shared, at, &mut ignored)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn advance(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Broken> {
+        let process = &mut self.processes[at];
+        process.look(shared)?;
+        let moved = process.take(shared, block, &mut self.counts, &mut self.wanted);
+        Ok(self.finish_turn(shared, at, block)? || moved)
+    }
+
+    /// Applies the process's next message if it is due, or ends the process if that is.
+    fn finish_turn(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Broken> {
+        let process = &mut self.processes[at];
+        if process.is_due() {
+            let message = process.next.take().expect("due");
+            self.apply(shared, at, message, block)?;
+        } else if process.is_over() {
+            self.bury(shared, at, block);
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn apply(
+        &mut self,
+        shared: &Shared,
+        at: usize,
+        message: Message,
+        block: &mut Block,
+    ) -> Result<(), Broken> {
+        let process = &mut self.processes[at];
+        let index = process.index;
+        match &message.note {
+            Note::Image { path, maps } => {
+                let path = String::from_utf8_lossy(path).into_owned();
+                let first = process.space.path.as_os_str().is_empty();
+                for thread in process.threads.drain(..) {
+                    retire(shared, &thread, &mut self.counts);
+                }
+                process.space = Space::load(Path::new(&path), &String::from_utf8_lossy(maps), &self.layout);
+                if self.begun && !first {
+                    block
+                        .events
+                        .push(Event::Exec { process: index, image: process.space.setup(|_, _| false) });
+                }
+            }
+            Note::ThreadStart { lane } => {
+                let lane = *lane as usize;
+                if lane >= capture_ring::LANES {
+                    return Err(Broken(format!("the program names a lane {lane}")));
+                }
+                let number = self.next_thread;
+                let thread = u16::try_from(number)
+                    .map_err(|_| Broken("more than 65536 threads over the program's life".into()))?;
+                if self.begun {
+                    self.next_thread += 1;
+                    block.events.push(Event::Spawn { thread, process: index });
+                }
+                let reader = LaneReader::new(shared, lane);
+                process.threads.push(Thread { reader, index: self.begun.then_some(thread) });
+            }
+            Note::ThreadEnd { lane } => {
+                if let Some(i) = process.threads.iter().position(|t| t.reader.index() == *lane as usize) {
+                    retire(shared, &process.threads.swap_remove(i), &mut self.counts);
+                }
+            }
+            Note::Fork { log } => {
+                let log = *log as usize;
+                if log >= PROCESSES || self.next_process > u16::MAX as u32 {
+                    return Err(Broken(format!("the program forks into log {log}")));
+                }
+                let child = self.next_process as u16;
+                let space = process.space.clone();
+                self.add_process(log, space);
+                if self.begun {
+                    block.events.push(Event::Fork { parent: index, child });
+                }
+            }
+            Note::ForkFailed { log } => {
+                if let Some(i) = self.processes.iter().position(|p| p.log.index() == *log as usize) {
+                    self.bury(shared, i, block);
+                }
+            }
+            Note::Escape { what } => self.escapes.push(String::from_utf8_lossy(what).into_owned()),
+            note => {
+                let mut events = Vec::new();
+                process.space.apply(index, note, &mut events);
+                if self.begun {
+                    block.events.append(&mut events);
+                }
+            }
+        }
+        if let Some(process) = self.processes.get_mut(at) {
+            process.lookup.clear();
+        }
+        Ok(())
+    }
+
+    /// A process is gone and everything of it is taken.
+    fn bury(&mut self, shared: &Shared, at: usize, block: &mut Block) {
+        let process = self.processes.remove(at);
+        for thread in &process.threads {
+            retire(shared, thread, &mut self.counts);
+        }
+        shared.free_log(process.log.index());
+        if self.begun {
+            block.events.push(Event::Exit { process: process.index });
+        }
+    }
+
+    /// Adds up what the lanes that are still open have seen, into a copy of the counts.
+    pub fn totals(&self, shared: &Shared) -> Counts {
+        let mut counts = self.counts;
+        for thread in self.processes.iter().flat_map(|p| &p.threads) {
+            add(shared, thread, &mut counts);
+            let lane = shared.lane(thread.reader.index());
+            counts.unread += lane.head.load(Ordering::Acquire).saturating_sub(thread.reader.tail());
+        }
+        counts
+    }
+}
+
+fn add(shared: &Shared, thread: &Thread, counts: &mut Counts) {
+    let lane = shared.lane(thread.reader.index());
+    counts.seen += lane.seen.load(Ordering::Relaxed);
+    counts.skipped += lane.skipped.load(Ordering::Relaxed);
+    counts.dropped += lane.dropped.load(Ordering::Relaxed);
+}
+
+/// A thread is gone: its lane is another's from now on.
+fn retire(shared: &Shared, thread: &Thread, counts: &mut Counts) {
+    add(shared, thread, counts);
+    shared.free_lane(thread.reader.index());
+}
+
+impl Process {
+    /// Sees what there is: first whether the process lives, then how far its lanes are, then what its log
+    /// says. So whatever is seen happened before anything that is not.
+    fn look(&mut self, shared: &Shared) -> Result<(), Broken> {
+        self.find(shared);
+        for thread in &mut self.threads {
+            thread.reader.look(shared);
+        }
+        if self.next.is_some() {
+            return Ok(());
+        }
+        self.next = self
+            .log
+            .next(shared)
+            .map_err(|_| Broken("the program has overwritten the memory that it shares with us".into()))?;
+        if let Some(Message { note: Note::Image { .. }, cuts }) = &mut self.next {
+            // The threads of the program that was there are gone, and what they wrote is complete.
+            *cuts = self.threads.iter_mut().map(|t| t.reader.end(shared)).collect();
+        }
+        Ok(())
+    }
+
+    /// Gets hold of the process, once it is known who it is.
+    fn find(&mut self, shared: &Shared) {
+        if self.dead || self.handle.is_some() {
+            return;
+        }
+        let pid = shared.log(self.log.index()).pid.load(Ordering::Acquire);
+        let Some(pid) = Pid::from_raw(pid as i32) else { return };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(handle) => self.handle = Some(handle),
+            // Gone already.
+            Err(_) => self.dead = true,
+        }
+    }
+
+    /// Whether it is gone, and all that it left is taken.
+    fn is_over(&self) -> bool {
+        self.dead && self.next.is_none() && self.threads.iter().all(|t| t.reader.ready() == 0)
+    }
+
+    /// Asks the kernel whether it lives.
+    fn check(&mut self) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let Some(handle) = self.handle.as_ref().filter(|_| !self.dead) else { return };
+        let mut fds = [PollFd::new(handle, PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.dead = poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0);
+    }
+
+    /// How many accesses of the thread may be taken before the next message.
+    fn allowed(&self, thread: &Thread) -> u64 {
+        let Some(message) = &self.next else { return u64::MAX };
+        let lane = thread.reader.index() as u32;
+        let cut = message.cuts.iter().find(|(l, _)| *l == lane).map_or(u64::MAX, |(_, at)| *at);
+        cut.saturating_sub(thread.reader.tail())
+    }
+
+    /// Whether everything that comes before the next message has been taken.
+    fn is_due(&self) -> bool {
+        self.next.as_ref().is_some_and(|message| {
+            message.cuts.iter().all(|&(lane, at)| {
+                self.threads.iter().all(|t| t.reader.index() as u32 != lane || t.reader.tail() >= at)
+            })
+        })
+    }
+
+    fn take(&mut self, shared: &Shared, block: &mut Block, counts: &mut Counts, wanted: &mut u64) -> bool {
+        let ready = self.threads.iter().filter(|t| t.reader.ready() > 0).count();
+        let turn = (BLOCK / ready.max(1)).max(TURN);
+        let mut moved = false;
+        for i in 0..self.threads.len() {
+            let allowed = self.allowed(&self.threads[i]);
+            let thread = &mut self.threads[i];
+            // Up to a message's cut one may look again; without one, what is new may depend on a message
+            // that has not been seen.
+            let ready = if allowed == u64::MAX { thread.reader.ready() } else { thread.reader.look(shared) };
+            let n = (ready.min(allowed).min(*wanted) as usize).min(block.room()).min(turn);
+            if n == 0 {
+                continue;
+            }
+            moved = true;
+            counts.delivered += n as u64;
+            *wanted -= n as u64;
+            let index = thread.index.unwrap_or(0);
+            let (lookup, rebase) = (&mut self.lookup, &self.space.rebase);
+            thread.reader.take(shared, n, |record: Record| {
+                block.accesses.push(Access {
+                    va: Va::new(lookup.address(rebase, record.va)),
+                    insns: record.insns(),
+                    thread: index,
+                    kind: kind_of(record.kind()),
+                    size_log2: record.size_log2(),
+                    flags: 0,
+                    reserved: 0,
+                });
+            });
+        }
+        moved
+    }
+}

@@ -1,0 +1,135 @@
+//! Capture of real, unmodified programs: all their threads and children.
+//!
+//! [`start`] runs a program under QEMU's user-mode emulation with Pagewalk's
+//! plugin and gives its accesses as a [`Source`](machine::input::Source), while it runs. The program keeps
+//! its input, output and exit status.
+
+mod elf;
+mod launch;
+mod live;
+mod maps;
+mod merge;
+mod rebase;
+mod snapshot;
+mod space;
+
+use std::fs::File;
+use std::path::PathBuf;
+
+pub use live::{LiveSource, Summary};
+pub use snapshot::Snapshot;
+pub use space::Layout;
+
+pub use launch::start;
+
+/// What to capture, and how.
+#[derive(Debug, Default)]
+pub struct CaptureOptions {
+    /// When to begin.
+    pub start: Start,
+    /// How many accesses to take; all if `None`.
+    pub limit: Option<u64>,
+    /// What becomes of the program when that many have been taken.
+    pub afterwards: Afterwards,
+    /// Whether instruction fetches are taken, too.
+    pub fetches: Fetches,
+    /// The addresses that the program gets.
+    pub layout: Layout,
+    /// The emulator; looked for in `PATH` if not given.
+    pub emulator: Option<PathBuf>,
+    /// The plugin; looked for beside this program if not given.
+    pub plugin: Option<PathBuf>,
+    /// Where the program's standard output goes, if not where ours does.
+    pub stdout: Option<File>,
+}
+
+/// When capture begins. The address space is followed from the program's start in any case.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Start {
+    /// With the program.
+    #[default]
+    AtOnce,
+    /// After this many accesses of the program and its children.
+    After(u64),
+    /// When the program reaches this function of its executable for the first time.
+    Symbol(String),
+    /// When the capturing process gets this signal.
+    Signal(i32),
+}
+
+/// What becomes of the program when enough has been captured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Afterwards {
+    /// It runs to its end, unobserved.
+    #[default]
+    RunOn,
+    /// It gets SIGTERM.
+    Terminate,
+}
+
+/// Whether instruction fetches are captured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Fetches {
+    /// Not at all.
+    #[default]
+    None,
+    /// One for each page of each basic block.
+    Blocks,
+    /// One for each 64-byte line of each basic block.
+    Lines,
+}
+
+/// Why a program could not be captured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaptureError {
+    /// The program itself cannot be run.
+    #[error("{program}: {reason}")]
+    Program {
+        /// As it was given.
+        program: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no emulator.
+    #[error(
+        "no qemu-x86_64 found\n  hint: install it with `apt install qemu-user` (Debian, Ubuntu), or name one in the variable PAGEWALK_QEMU"
+    )]
+    NoEmulator,
+    /// The emulator does not work.
+    #[error("{path}: {reason}\n  hint: {hint}")]
+    Emulator {
+        /// Which.
+        path: String,
+        /// What it said.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// There is no plugin.
+    #[error(
+        "no libcapture_qemu.so in {looked}\n  hint: build it with `cargo build --release -p capture-qemu`, or name it in the variable PAGEWALK_QEMU_PLUGIN"
+    )]
+    NoPlugin {
+        /// Where it was looked for.
+        looked: String,
+    },
+    /// The symbol to start at is not there.
+    #[error(
+        "{program} has no symbol {symbol:?}\n  hint: a stripped program has only its dynamic symbols; start after a number of accesses or at a signal instead"
+    )]
+    NoSymbol {
+        /// The executable.
+        program: String,
+        /// What was looked for.
+        symbol: String,
+    },
+    /// The system refused something.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        error: std::io::Error,
+    },
+}

@@ -1,0 +1,385 @@
+//! One captured process's address space, as its system calls made it: what is
+//! mapped where, in the guest's addresses, and where that is natively.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use capture_ring::Note;
+use machine::input::{Backing, Event, HugeAdvice, Permissions, Populate, ProcessSetup, Region};
+use paging::Va;
+
+use super::elf::{Elf, Segment};
+use super::maps::Line;
+use super::rebase::{EXECUTABLE, Rebase, STACK_TOP};
+use super::snapshot::Snapshot;
+
+/// One mapping, in the guest's addresses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Mapping {
+    end: u64,
+    name: String,
+    backing: Backing,
+    permissions: Permissions,
+    advice: HugeAdvice,
+}
+
+/// The addresses that a program gets.
+#[derive(Clone, Debug, Default)]
+pub enum Layout {
+    /// Linux's, with address randomisation off.
+    #[default]
+    Native,
+    /// The emulator's own.
+    Emulator,
+    /// Those of a process that was looked at while it ran natively.
+    Snapshot(Box<Snapshot>),
+}
+
+/// One process's address space.
+#[derive(Clone, Debug, Default)]
+pub struct Space {
+    /// Its executable.
+    pub path: PathBuf,
+    mappings: BTreeMap<u64, Mapping>,
+    /// The heap: where it begins and ends.
+    heap: Option<(u64, u64)>,
+    /// Native addresses.
+    pub rebase: Rebase,
+}
+
+/// QEMU places position-independent programs from here on.
+const RELOCATED: u64 = 0x40_0000_0000;
+const PAGE: u64 = 4096;
+/// PROT_*, MAP_*, MADV_*, MREMAP_* of Linux on x86-64.
+const PROT_READ: u32 = 1;
+const PROT_WRITE: u32 = 2;
+const PROT_EXEC: u32 = 4;
+const MAP_SHARED: u32 = 1;
+const MAP_FIXED: u32 = 0x10;
+const MAP_HUGETLB: u32 = 0x40000;
+const MAP_HUGE_SHIFT: u32 = 26;
+const MADV_DONTNEED: u32 = 4;
+const MADV_HUGEPAGE: u32 = 14;
+const MADV_NOHUGEPAGE: u32 = 15;
+const MREMAP_DONTUNMAP: u32 = 4;
+
+fn page(address: u64) -> u64 {
+    address & !(PAGE - 1)
+}
+
+fn up(bytes: u64) -> u64 {
+    page(bytes.saturating_add(PAGE - 1))
+}
+
+fn permissions(prot: u32) -> Permissions {
+    Permissions { read: prot & PROT_READ != 0, write: prot & PROT_WRITE != 0, execute: prot & PROT_EXEC != 0 }
+}
+
+impl Space {
+    /// The address space of a program that has just been loaded.
+    pub fn load(path: &Path, maps: &str, layout: &Layout) -> Space {
+        let rebase = match layout {
+            Layout::Native => Rebase::default(),
+            Layout::Emulator => Rebase::identity(),
+            Layout::Snapshot(snapshot) => Rebase::preferring(snapshot.anonymous()),
+        };
+        let mut space = Space { path: path.to_owned(), rebase, ..Space::default() };
+        let lines = by_segment(maps.lines().filter_map(Line::parse));
+        let stack = stack_of(&lines);
+        let mut owner: Option<(u64, String)> = None;
+        for (i, line) in lines.iter().enumerate() {
+            let is_stack = stack == Some(line.start);
+            if stack == Some(line.end) && line.file().is_none() {
+                // QEMU's guard page.
+                continue;
+            }
+            // Anonymous memory right after a file's is its .bss.
+            let file = line.file().map(|file| base_name(&file));
+            let name = match (file, owner.take()) {
+                _ if is_stack => "[stack]".into(),
+                (Some(file), _) => file,
+                (None, Some((end, file))) if end == line.start => file,
+                _ => "anonymous".into(),
+            };
+            if !is_stack {
+                owner = Some((line.end, name.clone()));
+            }
+            if space.rebase.around(line.start).is_none() {
+                let run =
+                    lines[i..].windows(2).take_while(|w| w[0].end == w[1].start && stack != Some(w[1].start));
+                let end = if is_stack { line.end } else { run.last().map_or(line.end, |w| w[1].end) };
+                space.place_loaded(line, end - line.start, is_stack, layout);
+            }
+            let mapping = Mapping {
+                end: line.end,
+                name,
+                backing: line.backing(),
+                permissions: line.permissions,
+                advice: HugeAdvice::None,
+            };
+            space.mappings.insert(line.start, mapping);
+        }
+        space
+    }
+
+    /// Gives a run of mappings that the loader made its native place.
+    fn place_loaded(&mut self, first: &Line, len: u64, is_stack: bool, layout: &Layout) {
+        let snapshot = if let Layout::Snapshot(snapshot) = layout { Some(snapshot) } else { None };
+        let native = if is_stack {
+            Some(snapshot.and_then(|s| s.stack_top()).unwrap_or(STACK_TOP) - len)
+        } else if first.start < RELOCATED {
+            // Not position-independent: at home where it is.
+            Some(first.start)
+        } else if let Some(native) = snapshot.and_then(|s| s.place(first)) {
+            Some(native)
+        } else {
+            // The kernel names the file, the program may have been started by a link to it.
+            let executable = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+            (first.file() == Some(executable)).then_some(EXECUTABLE)
+        };
+        match native {
+            Some(native) => self.rebase.place(first.start, len, native),
+            None => self.rebase.map(first.start, len, false),
+        }
+    }
+
+    /// The world as a process starts it.
+    pub fn setup(&self, populated: impl Fn(u64, u64) -> bool) -> ProcessSetup {
+        let mut regions: Vec<Region> = Vec::new();
+        for (&start, mapping) in &self.mappings {
+            for (at, len, native) in self.rebase.range(start, mapping.end - start) {
+                let populate = if populated(at, len) { Populate::By(0) } else { Populate::OnDemand };
+                regions.push(Region { populate, ..mapping.region(at - start, len, native) });
+            }
+        }
+        regions.sort_by_key(|r| r.start.raw());
+        regions.dedup_by(|next, region| join(region, next));
+        ProcessSetup { name: base_name(&self.path), regions, group: None, implicit_regions: true }
+    }
+
+    /// Applies what a process did, and says what that means natively.
+    pub fn apply(&mut self, process: u16, note: &Note, events: &mut Vec<Event>) {
+        match *note {
+            Note::Map { start, hint, len, prot, flags, offset, ref path } => {
+                let placed = start == hint && hint != 0;
+                let name = String::from_utf8_lossy(path).into_owned();
+                let mapping = Mapping::of_call(start + up(len), prot, flags, offset, name);
+                if flags & MAP_FIXED == 0 {
+                    // The kernel chose a free place: what was told of it before is out of date.
+                    self.unmap(process, start, up(len), events);
+                }
+                self.map(process, start, mapping, placed, events);
+            }
+            Note::Unmap { start, len } => self.unmap(process, start, up(len), events),
+            Note::Protect { start, len, prot } => {
+                self.change(start, up(len), |mapping| mapping.permissions = permissions(prot));
+                for (_, len, native) in self.rebase.range(start, up(len)) {
+                    let start = Va::new(native);
+                    events.push(Event::Protect { process, start, len, permissions: permissions(prot) });
+                }
+            }
+            Note::Advise { start, len, advice: MADV_DONTNEED } => {
+                for (_, len, native) in self.rebase.range(start, up(len)) {
+                    events.push(Event::Discard { process, start: Va::new(native), len });
+                }
+            }
+            Note::Advise { start, len, advice } => {
+                let advice = match advice {
+                    MADV_HUGEPAGE => HugeAdvice::Huge,
+                    MADV_NOHUGEPAGE => HugeAdvice::NoHuge,
+                    _ => return,
+                };
+                self.change(start, up(len), |mapping| mapping.advice = advice);
+            }
+            Note::Brk { end } => self.brk(process, end, events),
+            Note::Remap { old, old_len, new, new_len, flags } => {
+                let (old_len, new_len) = (up(old_len), up(new_len));
+                let Some(mapping) = self.containing(old).map(|(_, m)| m.clone()) else { return };
+                if flags & MREMAP_DONTUNMAP == 0 {
+                    if new == old && new_len >= old_len {
+                        // Grown in place: only the rest is new.
+                        let mapping = Mapping { end: new + new_len, ..mapping };
+                        return self.map(process, old + old_len, mapping, true, events);
+                    }
+                    self.unmap(process, old, old_len, events);
+                }
+                self.map(process, new, Mapping { end: new + new_len, ..mapping }, new == old, events);
+            }
+            _ => {}
+        }
+    }
+
+    fn map(&mut self, process: u16, start: u64, mapping: Mapping, placed: bool, events: &mut Vec<Event>) {
+        let end = mapping.end;
+        if start >= end {
+            return;
+        }
+        self.rebase.map(start, end - start, placed);
+        self.cut(start, end);
+        for (at, len, native) in self.rebase.range(start, end - start) {
+            events.push(Event::Map { process, region: mapping.region(at - start, len, native) });
+        }
+        self.mappings.insert(start, mapping);
+    }
+
+    fn unmap(&mut self, process: u16, start: u64, len: u64, events: &mut Vec<Event>) {
+        for (_, len, native) in self.rebase.range(start, len) {
+            events.push(Event::Unmap { process, start: Va::new(native), len });
+        }
+        self.rebase.unmap(start, len);
+        self.cut(start, start + len);
+    }
+
+    fn brk(&mut self, process: u16, end: u64, events: &mut Vec<Event>) {
+        let Some((start, old)) = self.heap else {
+            self.heap = Some((up(end), up(end)));
+            return;
+        };
+        let end = up(end);
+        self.heap = Some((start, end.max(start)));
+        if end > old {
+            let mapping = Mapping {
+                end,
+                name: "[heap]".into(),
+                backing: Backing::Anonymous,
+                permissions: Permissions::READ_WRITE,
+                advice: HugeAdvice::None,
+            };
+            self.map(process, old, mapping, true, events);
+        } else if end < old {
+            self.unmap(process, end.max(start), old - end.max(start), events);
+        }
+    }
+
+    fn containing(&self, at: u64) -> Option<(u64, &Mapping)> {
+        let (&start, mapping) = self.mappings.range(..=at).next_back()?;
+        (at < mapping.end).then_some((start, mapping))
+    }
+
+    /// Splits the mapping around an address, so that one begins there.
+    fn split(&mut self, at: u64) {
+        let Some((start, mapping)) = self.containing(at).map(|(s, m)| (s, m.clone())) else { return };
+        if start == at {
+            return;
+        }
+        let rest = Mapping { backing: further(&mapping.backing, at - start), ..mapping.clone() };
+        self.mappings.insert(at, rest);
+        self.mappings.insert(start, Mapping { end: at, ..mapping });
+    }
+
+    /// Takes out what is mapped in a range.
+    fn cut(&mut self, start: u64, end: u64) {
+        self.split(start);
+        self.split(end);
+        let gone: Vec<u64> = self.mappings.range(start..end).map(|(&s, _)| s).collect();
+        for s in gone {
+            self.mappings.remove(&s);
+        }
+    }
+
+    fn change(&mut self, start: u64, len: u64, f: impl Fn(&mut Mapping)) {
+        self.split(start);
+        self.split(start + len);
+        self.mappings.range_mut(start..start + len).for_each(|(_, m)| f(m));
+    }
+}
+
+impl Mapping {
+    fn of_call(end: u64, prot: u32, flags: u32, offset: u64, file: String) -> Mapping {
+        let shared = flags & MAP_SHARED != 0;
+        let name = if file.is_empty() { "anonymous".into() } else { base_name(Path::new(&file)) };
+        let backing = match (file.is_empty(), shared) {
+            (true, true) => Backing::SharedAnonymous,
+            (true, false) => Backing::Anonymous,
+            (false, true) => Backing::SharedFile { file, offset },
+            (false, false) => Backing::PrivateFile { file, offset },
+        };
+        // log2 of the size is in the flags' upper bits; the default is 2 MiB.
+        let advice = match (flags & MAP_HUGETLB != 0, flags >> MAP_HUGE_SHIFT & 63) {
+            (false, _) => HugeAdvice::None,
+            (true, 30) => HugeAdvice::Reserved(paging::PageSize::Size1G),
+            (true, _) => HugeAdvice::Reserved(paging::PageSize::Size2M),
+        };
+        Mapping { end, name, backing, permissions: permissions(prot), advice }
+    }
+
+    fn region(&self, skip: u64, len: u64, native: u64) -> Region {
+        Region {
+            name: self.name.clone(),
+            start: Va::new(native),
+            len,
+            backing: further(&self.backing, skip),
+            permissions: self.permissions,
+            advice: self.advice,
+            populate: Populate::OnDemand,
+        }
+    }
+}
+
+/// The backing `skip` bytes further on.
+fn further(backing: &Backing, skip: u64) -> Backing {
+    match backing.clone() {
+        Backing::PrivateFile { file, offset } => Backing::PrivateFile { file, offset: offset + skip },
+        Backing::SharedFile { file, offset } => Backing::SharedFile { file, offset: offset + skip },
+        other => other,
+    }
+}
+
+/// Whether the next region continues this one; if so, it is added to it.
+fn join(region: &mut Region, next: &Region) -> bool {
+    let continues = region.start.raw() + region.len == next.start.raw()
+        && further(&region.backing, region.len) == next.backing
+        && (&region.name, region.permissions, region.advice, region.populate)
+            == (&next.name, next.permissions, next.advice, next.populate);
+    if continues {
+        region.len += next.len;
+    }
+    continues
+}
+
+/// QEMU's stack is the largest writable anonymous mapping of a fresh program that follows no file's.
+fn stack_of(lines: &[Line]) -> Option<u64> {
+    let follows_file = |line: &Line| lines.iter().any(|f| f.file().is_some() && f.end == line.start);
+    lines
+        .iter()
+        .filter(|l| l.file().is_none() && l.permissions.write && !follows_file(l))
+        .max_by_key(|l| l.end - l.start)
+        .map(|l| l.start)
+}
+
+/// Loaded files' mappings, cut where their segments meet and with the permissions that the files ask for. QEMU
+/// maps code without execution, so that the kernel makes one mapping of several segments; and it takes write
+/// permission from pages whose code it has translated.
+fn by_segment(lines: impl Iterator<Item = Line>) -> Vec<Line> {
+    let mut out = Vec::new();
+    // The file at hand, its segments, and where its address 0 is.
+    let mut loaded: Option<(PathBuf, Vec<Segment>, u64)> = None;
+    for line in lines {
+        let Some(file) = line.file() else {
+            out.push(line);
+            continue;
+        };
+        if loaded.as_ref().is_none_or(|(name, ..)| *name != file) {
+            let segments = Elf::open(&file).map(|elf| elf.segments()).unwrap_or_default();
+            let first = segments.iter().find(|s| page(s.offset) == line.offset).map_or(0, |s| page(s.va));
+            loaded = Some((file, segments, line.start.wrapping_sub(first)));
+        }
+        let (_, segments, base) = loaded.as_ref().expect("just set");
+        let mut at = line.start;
+        for segment in segments {
+            let start = base.wrapping_add(page(segment.va)).max(at);
+            let end = base.wrapping_add(up(segment.va.saturating_add(segment.file_len))).min(line.end);
+            if start < end {
+                out.extend((at < start).then(|| line.part(at, start)));
+                out.push(Line { permissions: segment.permissions, ..line.part(start, end) });
+                at = end;
+            }
+        }
+        out.extend((at < line.end).then(|| line.part(at, line.end)));
+    }
+    out
+}
+
+fn base_name(path: &Path) -> String {
+    path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+}
