@@ -76,7 +76,7 @@ pub struct Layout {
 }
 
 /// A layout that cannot be.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
     /// No node, or more than [`MAX_NODES`].
@@ -114,6 +114,14 @@ pub enum LayoutError {
         second: u8,
         /// The section's first frame.
         section: u64,
+    },
+    /// A fragmentation that cannot be.
+    #[error("fragmentation of level {level} with {pins} pins a block: level is 0 to 1, pins 1 to 256")]
+    Fragmentation {
+        /// The level asked for.
+        level: f64,
+        /// The pins asked for.
+        pins: u16,
     },
     /// The distance matrix has another size than the node list, or a remote
     /// node that is not farther than 10.

@@ -13,18 +13,37 @@
 //! (2 MiB) that is free, or owned as a whole, costs 16 bytes; a frame in any
 //! other costs 8.
 
+mod audit;
+mod buddy;
+mod compact;
+mod contiguous;
+mod count;
+mod descriptors;
+mod fragment;
+mod fresh;
+mod hotplug;
 mod layout;
+mod pcp;
 mod pool;
 mod request;
 mod state;
+#[cfg(test)]
+mod tests;
+mod watermark;
+
+pub use audit::{AuditError, Totals};
+pub use compact::{CompactReport, MoveFrame};
+pub use fragment::Fragmentation;
+pub use hotplug::HotplugError;
 
 pub use layout::{
     DMA_END, DMA32_END, IO_GAP_START, LEGACY_END, Layout, LayoutError, MAX_FRAMES, NodeSpec, PcpConfig,
     PoolConfig, ZoneKind,
 };
-pub use pool::{AuditError, CompactReport, FramePool, HotplugError, Stats, Totals, ZoneMarks};
+pub use pool::{FramePool, Stats};
 pub use request::{AllocRequest, BadFrame, NoFrame, NodePolicy, Unit, Watermark};
 pub use state::{FrameState, Mobility};
+pub use watermark::ZoneMarks;
 
 /// The largest order of the buddy allocator: 4 MiB blocks.
 pub const MAX_ORDER: u8 = 10;
@@ -119,22 +138,4 @@ impl FromIterator<NodeId> for NodeSet {
     fn from_iter<I: IntoIterator<Item = NodeId>>(nodes: I) -> Self {
         nodes.into_iter().fold(NodeSet::default(), NodeSet::with)
     }
-}
-
-/// Fragmentation that memory starts with: the share of it that no order-9
-/// allocation can use (Gorman's unusable free space index at order 9).
-///
-/// It is made of frames that somebody holds ([`FrameState::Filler`]), spread over
-/// chosen pageblocks, and appears when a pageblock is first used, so that it
-/// costs nothing on memory that never is.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Fragmentation {
-    /// 0 (none) … 1 (no free huge page anywhere).
-    pub level: f64,
-    /// Which pageblocks and frames.
-    pub seed: u64,
-    /// Whether compaction can move the fillers away.
-    pub pin: Mobility,
-    /// Fillers in each chosen pageblock (1 … 512).
-    pub pins_per_block: u16,
 }

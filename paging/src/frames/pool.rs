@@ -2,28 +2,27 @@
 //!
 //! # Locks
 //!
-//! A pool has one owner (`&mut`). On a machine that shares it between CPUs the
-//! lists of a CPU need interrupts off and no lock, each zone's lists one lock
-//! (zones are independent; nothing holds two), and a count in a frame's
-//! word is changed by its owners without a zone's lock.
+//! A pool has one owner (`&mut`). On a machine that shares it between CPUs,
+//! * a CPU's lists need interrupts off and no lock;
+//! * each zone (its lists, its fresh ranges, the words of its free frames) needs one lock; no call holds two,
+//!   but for hot-plug, which holds all;
+//! * the count in an owned frame's word is changed atomically by whoever holds a reference, and
+//!   the one that takes it to 0 owns the frame alone;
+//! * sections, zone lists and marks are read without a lock and replaced by hot-plug.
 
+use super::buddy::Zone;
+use super::descriptors::{Descriptors, Word};
+use super::fresh::{Fresh, Kind, whole_blocks};
+use super::layout::NO_NODE;
+use super::watermark::set_marks;
 use super::{
-    AllocRequest, BadFrame, CpuId, FrameState, Layout, LayoutError, Mobility, NoFrame, NodeId, NodeSet,
-    ORDERS, PoolConfig, Unit, ZoneKind,
+    AllocRequest, BadFrame, CpuId, FrameState, Layout, LayoutError, MAX_ORDER, Mobility, NoFrame, NodeId,
+    NodePolicy, NodeSet, ORDERS, PAGEBLOCK, PAGEBLOCK_ORDER, PcpConfig, PoolConfig, SECTION_FRAMES, Unit,
+    Watermark, ZoneKind,
 };
 use crate::{Frame, PhysSpace};
+use alloc::vec::Vec;
 use core::marker::PhantomData;
-
-/// The watermarks of a zone, in frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ZoneMarks {
-    /// Only emergencies go below.
-    pub min: u64,
-    /// Reclaim in the background starts below.
-    pub low: u64,
-    /// … and stops above.
-    pub high: u64,
-}
 
 /// What the pool did, in calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -48,138 +47,208 @@ pub struct Stats {
     pub refused: u64,
 }
 
-/// All frames by state.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Totals {
-    /// Frames in each state, indexed by [`FrameState`]; `Absent` stays 0.
-    pub by_state: [u64; FrameState::COUNT],
-}
-
-impl Totals {
-    /// Frames in `state`.
-    pub fn of(&self, state: FrameState) -> u64 {
-        self.by_state[state as usize]
-    }
-    /// All frames that exist.
-    pub fn all(&self) -> u64 {
-        self.by_state.iter().sum()
-    }
-}
-
-/// An inconsistency that [`FramePool::audit`] found: a bug.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("frame {frame:#x}: {what}")]
-pub struct AuditError {
-    /// The frame, or the first one.
-    pub frame: u64,
-    /// What is wrong with it.
-    pub what: &'static str,
-}
-
-/// Why memory could not be added or removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HotplugError {
-    /// Not whole pageblocks.
-    #[error("frames {start:#x}..{end:#x} are not whole 2 MiB pageblocks")]
-    Misaligned {
-        /// First frame.
-        start: u64,
-        /// First frame after.
-        end: u64,
-    },
-    /// Memory is there already.
-    #[error("frame {0:#x} is memory already")]
-    Present(u64),
-    /// No memory there to remove.
-    #[error("frame {0:#x} is not memory")]
-    Absent(u64),
-    /// A frame in use.
-    #[error("frame {frame:#x} is in use as {state:?}")]
-    InUse {
-        /// The frame.
-        frame: u64,
-        /// What it is used for.
-        state: FrameState,
-    },
-    /// The section belongs to another node.
-    #[error("the section of frame {frame:#x} belongs to node {owner}")]
-    OtherNode {
-        /// The frame.
-        frame: u64,
-        /// The node that has the section.
-        owner: u8,
-    },
-    /// Beyond the supported addresses, or no such node.
-    #[error("frame {0:#x} or its node is beyond what the pool supports")]
-    OutOfRange(u64),
-}
-
-/// What a compaction did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct CompactReport {
-    /// Whether a free block of the wanted order exists now.
-    pub success: bool,
-    /// Frames moved.
-    pub moved: u64,
-    /// Moves that the owner refused.
-    pub refused: u64,
-    /// Pageblocks looked at.
-    pub scanned: u64,
-}
-
 /// The physical memory of one kernel. See the [module](super).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FramePool<S: PhysSpace> {
+    pub(super) d: Descriptors,
+    /// Three for each node, lowest first; those without memory stay empty.
+    pub(super) zones: Vec<Zone>,
+    /// The node of each section.
+    pub(super) sections: Vec<u8>,
+    /// By node and highest zone: the zones to try, in order.
+    pub(super) zonelists: Vec<[Vec<u8>; 3]>,
+    /// By node: the nodes to try, in order.
+    fallback: Vec<Vec<NodeId>>,
+    pub(super) pcp: PcpConfig,
+    min_free_kib: Option<u64>,
+    /// Whether compaction may move fillers.
+    pub(super) fillers_move: bool,
+    pub(super) stats: Stats,
     space: PhantomData<S>,
+}
+
+/// How deep one pass over the zones may go.
+#[derive(Clone, Copy)]
+pub(super) enum Depth {
+    Low,
+    Min,
+    Bottom,
 }
 
 impl<S: PhysSpace> FramePool<S> {
     /// The memory of `layout`, all free (but for fragmentation).
     pub fn new(layout: &Layout, config: PoolConfig) -> Result<Self, LayoutError> {
-        let _ = config;
         layout.check()?;
-        todo!()
+        let nodes = layout.nodes.len();
+        let mut pool = FramePool {
+            d: Descriptors::new(layout.end()),
+            zones: (0..nodes as u8)
+                .flat_map(|node| ZoneKind::ALL.map(|kind| Zone::new(NodeId(node), kind)))
+                .collect(),
+            sections: layout.section_owners()?,
+            zonelists: Vec::new(),
+            fallback: (0..nodes as u8).map(|node| layout.fallback_order(NodeId(node))).collect(),
+            pcp: config.pcp,
+            min_free_kib: config.min_free_kib,
+            fillers_move: config.fragmentation.is_some_and(|f| f.pin == Mobility::Movable),
+            stats: Stats::default(),
+            space: PhantomData,
+        };
+        for (node, spec) in layout.nodes.iter().enumerate() {
+            for range in &spec.frames {
+                for part in zone_parts(range.clone()) {
+                    let blocks = whole_blocks(&part);
+                    let pins = match config.fragmentation {
+                        Some(f) => f.pins(blocks.start, blocks.end - blocks.start)?,
+                        None => None,
+                    };
+                    let zone = node * 3 + ZoneKind::of(part.start) as usize;
+                    pool.zones[zone].add(Fresh::new(part, pins), &mut pool.d);
+                }
+            }
+        }
+        pool.refresh();
+        Ok(pool)
     }
+
+    /// Sets what follows from the zones' sizes.
+    pub(super) fn refresh(&mut self) {
+        set_marks(&mut self.zones, self.min_free_kib);
+        self.zonelists = self
+            .fallback
+            .iter()
+            .map(|nodes| {
+                ZoneKind::ALL.map(|highest| {
+                    let of_node = |node: &NodeId| {
+                        let first = node.index() * 3;
+                        (first..=first + highest as usize).rev()
+                    };
+                    nodes
+                        .iter()
+                        .flat_map(of_node)
+                        .filter(|&zone| self.zones[zone].frames > 0)
+                        .map(|zone| zone as u8)
+                        .collect()
+                })
+            })
+            .collect();
+    }
+
+    // Allocation.
 
     /// A block of 2^order frames, aligned to its size, with a count of 1.
+    ///
+    /// Zones are tried down to their low mark first and, unless the request is
+    /// opportunistic, down to their min mark after that; then all per-CPU lists are
+    /// drained and it is tried once more.
+    ///
+    /// # Errors
+    /// If no block is left where it may come from.
+    #[inline]
     pub fn alloc(&mut self, request: AllocRequest) -> Result<Frame<S>, NoFrame> {
-        let _ = request;
-        todo!()
+        debug_assert!(request.state.is_owned(), "nobody can own a frame as {:?}", request.state);
+        match self.alloc_listed(&request) {
+            Some(frame) => Ok(Frame::new(frame)),
+            None => self.alloc_slowly(&request),
+        }
     }
 
-    /// `frames` contiguous frames aligned to `align` (a power of two), for
-    /// 1 GiB pages, segments and hot-plug: never-used memory if there is
-    /// some, else the lowest free range. `request.order` is not looked at. A `Compound` unit must
-    /// be a power of two of frames; otherwise each frame is owned by itself.
-    pub fn alloc_contiguous(
-        &mut self,
-        frames: u64,
-        align: u64,
-        request: AllocRequest,
-    ) -> Result<Frame<S>, NoFrame> {
-        let _ = (frames, align, request);
-        todo!()
+    /// The common case: a single frame from the CPU's list of the first zone.
+    #[inline]
+    fn alloc_listed(&mut self, request: &AllocRequest) -> Option<u64> {
+        let cpu = request.cpu.filter(|_| request.order == 0)?;
+        let at = *self.zonelists.get(request.node.index())?[request.zone as usize].first()?;
+        let zone = &mut self.zones[at as usize];
+        if !allows(request, zone.node) || !zone.can_spare(1, zone.marks.low, request.zone) {
+            return None;
+        }
+        let frame = zone.pcp.pop(cpu, request.mobility)?;
+        self.d.set_head(frame, 0, Word::owned(request.state, 0, 1));
+        self.stats.allocs[0] += 1;
+        if zone.node != request.node {
+            self.stats.node_fallbacks += 1;
+        }
+        Some(frame)
     }
 
-    /// Takes these free frames, and no others, out of the allocator (also from
-    /// never-used memory and the per-CPU lists).
-    pub fn alloc_at(
-        &mut self,
-        start: Frame<S>,
-        frames: u64,
-        state: FrameState,
-        unit: Unit,
-    ) -> Result<(), BadFrame<S>> {
-        let _ = (start, frames, state, unit);
-        todo!()
+    fn alloc_slowly(&mut self, request: &AllocRequest) -> Result<Frame<S>, NoFrame> {
+        if request.order > MAX_ORDER {
+            let frames = 1 << request.order.min(40);
+            return self.alloc_contiguous(frames, frames, *request);
+        }
+        match self.alloc_block(request) {
+            Some(frame) => Ok(Frame::new(frame)),
+            None => Err(self.refuse(request, 1 << request.order)),
+        }
     }
 
-    /// Takes one free frame out of the allocator: a faulty one, a balloon's, the
-    /// target of a compaction.
-    pub fn isolate(&mut self, frame: Frame<S>, state: FrameState) -> Result<(), BadFrame<S>> {
-        self.alloc_at(frame, 1, state, Unit::Singles)
+    /// A block from the zones, as deep as the request may dig.
+    pub(super) fn alloc_block(&mut self, request: &AllocRequest) -> Option<u64> {
+        let depths: &[Depth] = match request.watermark {
+            Watermark::Opportunistic => &[Depth::Low],
+            Watermark::Normal => &[Depth::Low, Depth::Min],
+            Watermark::Emergency => &[Depth::Bottom],
+        };
+        for &depth in depths {
+            if let Some(frame) = self.try_zones(request, depth) {
+                return Some(frame);
+            }
+        }
+        // As direct reclaim does before it gives up. What is only nice to have must not upset the
+        // CPUs' lists.
+        if request.watermark != Watermark::Opportunistic && self.zones.iter().any(|zone| zone.pcp.frames > 0)
+        {
+            self.drain(None);
+            return self.try_zones(request, depths[depths.len() - 1]);
+        }
+        None
     }
+
+    /// One pass over the zones that may serve the request.
+    fn try_zones(&mut self, request: &AllocRequest, depth: Depth) -> Option<u64> {
+        let list = &self.zonelists.get(request.node.index())?[request.zone as usize];
+        for (nth, &at) in list.iter().enumerate() {
+            let zone = &mut self.zones[at as usize];
+            if !allows(request, zone.node) || !has_depth(zone, request, depth, 1 << request.order) {
+                continue;
+            }
+            let stolen = &mut self.stats.mobility_fallbacks;
+            let taken = match request.cpu {
+                Some(cpu) if request.order == 0 => {
+                    let batch = self.pcp.batch;
+                    let refills = &mut self.stats.pcp_refills;
+                    zone.take_single(&mut self.d, cpu, request.mobility, batch, stolen, refills)
+                }
+                _ => zone.take(&mut self.d, request.order, request.mobility, stolen),
+            };
+            let Some(frame) = taken else { continue };
+            self.d.own(frame, request.order, request.state, request.unit, 1);
+            self.stats.allocs[request.order as usize] += 1;
+            if zone.node != request.node {
+                self.stats.node_fallbacks += 1;
+            } else if nth > 0 {
+                self.stats.zone_fallbacks += 1;
+            }
+            return Some(frame);
+        }
+        None
+    }
+
+    #[cold]
+    pub(super) fn refuse(&mut self, request: &AllocRequest, frames: u64) -> NoFrame {
+        self.stats.refused += 1;
+        NoFrame {
+            frames,
+            node: request.node.0,
+            policy: request.policy,
+            watermark: request.watermark,
+            free_on_node: self.free_frames(request.node),
+            free: self.zones.iter().map(|zone| zone.free).sum(),
+            blocks_on_node: self.free_blocks_for(request.node, frames),
+        }
+    }
+
+    // Freeing.
 
     /// Gives back 2^order frames that are owned once: a whole block, or any
     /// aligned part of one that is owned as singles. Single frames go to
@@ -187,6 +256,7 @@ impl<S: PhysSpace> FramePool<S> {
     ///
     /// # Panics
     /// On a double free and everything else that [`try_free`](Self::try_free) refuses.
+    #[inline]
     pub fn free(&mut self, frame: Frame<S>, order: u8, cpu: Option<CpuId>) {
         if let Err(bad) = self.try_free(frame, order, cpu) {
             panic!("free of order {order}: {bad}");
@@ -194,28 +264,212 @@ impl<S: PhysSpace> FramePool<S> {
     }
 
     /// As [`free`](Self::free), with the misuse as an error and nothing changed.
+    ///
+    /// # Errors
+    /// If the frames are not owned once, as singles or as a unit of `order`.
+    #[inline]
     pub fn try_free(&mut self, frame: Frame<S>, order: u8, cpu: Option<CpuId>) -> Result<(), BadFrame<S>> {
-        let _ = (frame, order, cpu);
-        todo!()
+        let number = frame.number();
+        if order == 0 && self.d.of(number).is_plain_single() {
+            self.release_single(number, cpu);
+            return Ok(());
+        }
+        self.free_slowly(frame, order)
     }
 
-    /// Gives back `frames` frames from `start` on that are owned as singles or as
+    fn free_slowly(&mut self, frame: Frame<S>, order: u8) -> Result<(), BadFrame<S>> {
+        let (start, frames) = (frame.number(), 1u64.checked_shl(order.into()).unwrap_or(0));
+        if frames == 0 || start & (frames - 1) != 0 {
+            return Err(BadFrame::Misaligned { frame, frames });
+        }
+        let (head, word) = self.unit(frame)?;
+        if word.unit_order() > 0 {
+            if head != start || word.unit_order() != order {
+                return Err(BadFrame::Compound { frame, head: Frame::new(head), order: word.unit_order() });
+            }
+            if word.refs() != 1 {
+                return Err(BadFrame::Shared { frame, refs: word.refs() });
+            }
+            self.release_unit(head, word, None);
+            return Ok(());
+        }
+        let mut faulty = false;
+        self.each_unit(start, frames, |frame, _, word| {
+            if word.unit_order() > 0 {
+                let head = Frame::new(frame);
+                return Err(BadFrame::Compound { frame: head, head, order: word.unit_order() });
+            }
+            if word.refs() != 1 {
+                return Err(BadFrame::Shared { frame: Frame::new(frame), refs: word.refs() });
+            }
+            faulty |= word.state() == FrameState::Faulty;
+            Ok(())
+        })?;
+        if faulty {
+            for frame in start..start + frames {
+                self.release_unit(frame, self.d.of(frame), None);
+            }
+        } else {
+            self.give(start, order);
+        }
+        Ok(())
+    }
+
+    /// Gives back `frames` frames from `start` on that are owned once, as singles or as
     /// whole compound units.
     ///
-    /// # Panics
-    /// As [`free`](Self::free).
-    pub fn free_contiguous(&mut self, start: Frame<S>, frames: u64) {
-        let _ = (start, frames);
-        todo!()
+    /// # Errors
+    /// If they are not; nothing is changed then.
+    pub fn try_free_contiguous(&mut self, start: Frame<S>, frames: u64) -> Result<(), BadFrame<S>> {
+        let first = start.number();
+        let mut pieces = Vec::new();
+        self.each_unit(first, frames, |frame, len, word| {
+            if word.refs() != 1 {
+                return Err(BadFrame::Shared { frame: Frame::new(frame), refs: word.refs() });
+            }
+            if frame < first || frame + len > first + frames {
+                let (head, order) = (Frame::new(frame), word.unit_order());
+                return Err(BadFrame::Compound { frame: start, head, order });
+            }
+            pieces.push((frame, len));
+            Ok(())
+        })?;
+        for (frame, len) in pieces {
+            let word = self.d.of(frame);
+            // A pageblock of like singles comes as one piece.
+            if word.unit_order() == 0 && len == PAGEBLOCK && word.state() != FrameState::Faulty {
+                self.give(frame, PAGEBLOCK_ORDER);
+                continue;
+            }
+            let step = 1 << word.unit_order();
+            for head in (frame..frame + len).step_by(step) {
+                self.release_unit(head, word, None);
+            }
+        }
+        Ok(())
     }
+
+    /// As [`try_free_contiguous`](Self::try_free_contiguous).
+    ///
+    /// # Panics
+    /// Where that has an error.
+    pub fn free_contiguous(&mut self, start: Frame<S>, frames: u64) {
+        if let Err(bad) = self.try_free_contiguous(start, frames) {
+            panic!("free of {frames} frames from {start:?} on: {bad}");
+        }
+    }
+
+    /// Calls `visit` with the first frame, length and word of each owned unit, or run of singles
+    /// with one word, in a range.
+    fn each_unit(
+        &mut self,
+        start: u64,
+        frames: u64,
+        mut visit: impl FnMut(u64, u64, Word) -> Result<(), BadFrame<S>>,
+    ) -> Result<(), BadFrame<S>> {
+        let mut at = start;
+        while at < start + frames {
+            let (head, word) = self.unit(Frame::new(at))?;
+            let whole = at & (PAGEBLOCK - 1) == 0 && start + frames - at >= PAGEBLOCK;
+            let len = match word.unit_order() {
+                0 if whole && !self.d.whole(at >> PAGEBLOCK_ORDER).is_split() => PAGEBLOCK,
+                order => 1 << order,
+            };
+            visit(head, len, word)?;
+            at = head + len;
+        }
+        Ok(())
+    }
+
+    /// The owned unit that holds `frame`: head, and the head's word.
+    fn unit(&mut self, frame: Frame<S>) -> Result<(u64, Word), BadFrame<S>> {
+        let number = frame.number();
+        if self.d.of(number).is_blank() && self.state(frame) == FrameState::Filler {
+            let zone = self.zone_at(number);
+            self.zones[zone].materialise(&mut self.d, number >> PAGEBLOCK_ORDER);
+        }
+        match self.d.unit_of(number) {
+            Some((_, word)) if word.refs() == 0 => Err(BadFrame::InUse(frame, word.state())),
+            Some(unit) => Ok(unit),
+            None if self.state(frame) == FrameState::Absent => Err(BadFrame::Absent(frame)),
+            None => Err(BadFrame::Free(frame)),
+        }
+    }
+
+    /// As [`unit`](Self::unit), where only a bug can make it fail.
+    #[inline]
+    fn owned_unit(&mut self, frame: Frame<S>) -> (u64, Word) {
+        match self.d.unit_of(frame.number()) {
+            Some((head, word)) if word.refs() > 0 => (head, word),
+            _ => self.unit(frame).unwrap_or_else(|bad| panic!("frame not owned: {bad}")),
+        }
+    }
+
+    /// Frees an owned single frame.
+    #[inline]
+    fn release_single(&mut self, frame: u64, cpu: Option<CpuId>) {
+        let at = self.zone_at(frame);
+        let zone = &mut self.zones[at];
+        self.stats.frees[0] += 1;
+        let Some(cpu) = cpu else {
+            zone.give(&mut self.d, frame, 0);
+            return;
+        };
+        self.d.ensure_split(frame >> PAGEBLOCK_ORDER);
+        self.d.set_head(frame, 0, Word::PER_CPU);
+        let listed = zone.pcp.push(cpu, self.d.mobility(frame), frame);
+        if listed > self.pcp.high.into() {
+            let mobility = zone.pcp.longer(cpu);
+            zone.drain(&mut self.d, cpu, mobility, self.pcp.batch.into());
+            self.stats.pcp_drains += 1;
+        }
+    }
+
+    /// Frees an owned unit or single. A faulty one stays out, unowned.
+    fn release_unit(&mut self, head: u64, word: Word, cpu: Option<CpuId>) {
+        if word.state() == FrameState::Faulty {
+            self.d.set_unit(head, word.with_refs(0));
+        } else if word.unit_order() == 0 {
+            self.release_single(head, cpu);
+        } else {
+            self.give(head, word.unit_order());
+        }
+    }
+
+    /// Gives a block of any order back to its zone.
+    pub(super) fn give(&mut self, frame: u64, order: u8) {
+        let zone = self.zone_at(frame);
+        let piece = order.min(MAX_ORDER);
+        self.stats.frees[piece as usize] += 1;
+        for start in (frame..frame + (1 << order)).step_by(1 << piece) {
+            self.zones[zone].give(&mut self.d, start, piece);
+        }
+    }
+
+    /// Gives all frames on `cpu`'s lists (all CPUs' for `None`) back to their zones.
+    pub fn drain(&mut self, cpu: Option<CpuId>) {
+        for zone in &mut self.zones {
+            for of in zone.pcp.cpus().filter(|&of| cpu.is_none_or(|cpu| cpu == of)) {
+                for mobility in Mobility::ALL {
+                    let drained = zone.drain(&mut self.d, of, mobility, usize::MAX);
+                    self.stats.pcp_drains += u64::from(drained > 0);
+                }
+            }
+        }
+    }
+
+    // Owned frames.
 
     /// One more reference to the unit that `frame` belongs to. Returns the new count.
     ///
     /// # Panics
     /// If nobody owns the frame.
+    #[inline]
     pub fn get(&mut self, frame: Frame<S>) -> u32 {
-        let _ = frame;
-        todo!()
+        let (head, word) = self.owned_unit(frame);
+        let refs = word.refs().checked_add(1).expect("fewer than 2^32 references to a frame");
+        self.d.set_unit(head, word.with_refs(refs));
+        refs
     }
 
     /// One reference less to the unit that `frame` belongs to; at 0 the unit is freed.
@@ -223,34 +477,93 @@ impl<S: PhysSpace> FramePool<S> {
     ///
     /// # Panics
     /// If nobody owns the frame.
+    #[inline]
     pub fn put(&mut self, frame: Frame<S>, cpu: Option<CpuId>) -> bool {
-        let _ = (frame, cpu);
-        todo!()
+        let (head, word) = self.owned_unit(frame);
+        if word.refs() > 1 {
+            self.d.set_unit(head, word.with_refs(word.refs() - 1));
+            return false;
+        }
+        self.release_unit(head, word, cpu);
+        true
     }
 
     /// The references to the unit that `frame` belongs to; 0 if nobody owns it.
+    #[inline]
     pub fn refs(&self, frame: Frame<S>) -> u32 {
-        let _ = frame;
-        todo!()
+        match self.d.unit_of(frame.number()) {
+            Some((_, word)) => word.refs(),
+            None => u32::from(self.state(frame) == FrameState::Filler),
+        }
     }
 
     /// Makes units of 2^`order` frames (0: singles) of the compound unit at `head`. Each
     /// starts with the head's count; adjust it where the mappings differ.
+    ///
+    /// # Errors
+    /// If `head` is not the head of a unit of at least `order`.
     pub fn split_compound(&mut self, head: Frame<S>, order: u8) -> Result<(), BadFrame<S>> {
-        let _ = (head, order);
-        todo!()
+        let (found, word) = self.unit(head)?;
+        let from = word.unit_order();
+        if found != head.number() {
+            return Err(BadFrame::Compound { frame: head, head: Frame::new(found), order: from });
+        }
+        if from < order {
+            return Err(BadFrame::Misaligned { frame: head, frames: 1 << order });
+        }
+        if from == order {
+            return Ok(());
+        }
+        let (state, refs) = (word.state(), word.refs());
+        if order == 0 {
+            self.d.own(found, from, state, Unit::Singles, refs);
+            return Ok(());
+        }
+        for part in (found..found + (1 << from)).step_by(1 << order) {
+            if order < PAGEBLOCK_ORDER {
+                self.d.ensure_split(part >> PAGEBLOCK_ORDER);
+            }
+            self.d.own(part, order, state, Unit::Compound, refs);
+        }
+        Ok(())
     }
 
     /// The head and order of the compound unit that `frame` belongs to.
     pub fn compound(&self, frame: Frame<S>) -> Option<(Frame<S>, u8)> {
-        let _ = frame;
-        todo!()
+        let (head, word) = self.d.unit_of(frame.number())?;
+        (word.unit_order() > 0).then(|| (Frame::new(head), word.unit_order()))
     }
 
     /// What `frame` is used for.
+    #[inline]
     pub fn state(&self, frame: Frame<S>) -> FrameState {
-        let _ = frame;
-        todo!()
+        let word = self.d.of(frame.number());
+        match self.d.unit_of(frame.number()) {
+            Some((_, head)) => head.state(),
+            None if word.is_free() => FrameState::Free,
+            None if word.is_per_cpu() => FrameState::PerCpuFree,
+            None => self.blank_state(frame.number()),
+        }
+    }
+
+    /// The state of a frame whose word is blank.
+    #[cold]
+    fn blank_state(&self, frame: u64) -> FrameState {
+        let block = frame >> PAGEBLOCK_ORDER;
+        let Some(&node) =
+            self.sections.get((frame / SECTION_FRAMES) as usize).filter(|&&node| node != NO_NODE)
+        else {
+            return FrameState::Absent;
+        };
+        let zone = &self.zones[usize::from(node) * 3 + ZoneKind::of(frame) as usize];
+        let Some(range) = zone.range_of(block).map(|at| &zone.ranges[at]) else { return FrameState::Absent };
+        match range.kind(block, &self.d) {
+            Some(Kind::Pinned) if range.fillers(block).any(|offset| offset == frame & (PAGEBLOCK - 1)) => {
+                FrameState::Filler
+            }
+            Some(_) => FrameState::Free,
+            None => FrameState::Absent,
+        }
     }
 
     /// Changes what an owned frame (or the unit it belongs to) is used for. A
@@ -259,146 +572,78 @@ impl<S: PhysSpace> FramePool<S> {
     /// # Panics
     /// If nobody owns the frame, or `state` is not one of an owned frame.
     pub fn set_state(&mut self, frame: Frame<S>, state: FrameState) {
-        let _ = (frame, state);
-        todo!()
+        assert!(state.is_owned(), "{frame:?} is owned: it cannot become {state:?}");
+        let (head, word) = self.owned_unit(frame);
+        self.d.set_unit(head, word.with_state(state));
     }
 
+    // Where.
+
     /// The node of `frame`; node 0 for a hole.
-    #[inline]
+    #[inline(always)]
     pub fn node_of(&self, frame: Frame<S>) -> NodeId {
-        let _ = frame;
-        todo!()
+        match self.sections.get((frame.number() / SECTION_FRAMES) as usize) {
+            Some(&node) if node != NO_NODE => NodeId(node),
+            _ => NodeId(0),
+        }
+    }
+
+    /// The zone of a frame that is memory.
+    #[inline(always)]
+    pub(super) fn zone_at(&self, frame: u64) -> usize {
+        usize::from(self.sections[(frame / SECTION_FRAMES) as usize]) * 3 + ZoneKind::of(frame) as usize
+    }
+
+    /// The zones of a node.
+    pub(super) fn zones_of(&self, node: NodeId) -> &[Zone] {
+        self.zones.get(node.index() * 3..node.index() * 3 + 3).unwrap_or(&[])
     }
 
     /// The nodes, with or without memory.
     pub fn nodes(&self) -> NodeSet {
-        todo!()
+        NodeSet::first(self.fallback.len())
     }
 
     /// The nodes in the order in which an allocation for `node` tries them.
     pub fn fallback_order(&self, node: NodeId) -> &[NodeId] {
-        let _ = node;
-        todo!()
+        &self.fallback[node.index()]
     }
 
-    /// Frames of `node`.
-    pub fn frames(&self, node: NodeId) -> u64 {
-        let _ = node;
-        todo!()
-    }
-
-    /// Free frames of `node`, without those on per-CPU lists.
-    pub fn free_frames(&self, node: NodeId) -> u64 {
-        let _ = node;
-        todo!()
-    }
-
-    /// Frames of `node` on per-CPU lists.
-    pub fn pcp_frames(&self, node: NodeId) -> u64 {
-        let _ = node;
-        todo!()
-    }
-
-    /// Free blocks of `order` on `node`, as in `/proc/buddyinfo`.
-    pub fn free_blocks(&self, node: NodeId, order: u8) -> u64 {
-        let _ = (node, order);
-        todo!()
-    }
-
-    /// The share of `node`'s free frames that no allocation of `order` can
-    /// use: 0 (all) … 1 (none).
-    pub fn unusable_index(&self, node: NodeId, order: u8) -> f64 {
-        let _ = (node, order);
-        todo!()
-    }
-
-    /// The longest run of free pageblocks of `node`, in frames.
-    pub fn contiguous_free_max(&self, node: NodeId) -> u64 {
-        let _ = node;
-        todo!()
-    }
-
-    /// The watermarks of a zone; zero if it has no memory.
-    pub fn marks(&self, node: NodeId, zone: ZoneKind) -> ZoneMarks {
-        let _ = (node, zone);
-        todo!()
-    }
-
-    /// Whether some zone of `node` is below its low watermark: reclaim should start.
-    pub fn below_low(&self, node: NodeId) -> bool {
-        let _ = node;
-        todo!()
-    }
-
-    /// Whether all zones of `node` are above their high watermark: reclaim may stop.
-    pub fn above_high(&self, node: NodeId) -> bool {
-        let _ = node;
-        todo!()
-    }
-
-    /// Gives all frames on `cpu`'s lists (all CPUs' for `None`) back to their zones.
-    pub fn drain(&mut self, cpu: Option<CpuId>) {
-        let _ = cpu;
-        todo!()
-    }
-
-    /// Adds never-used memory to `node`: whole pageblocks.
-    pub fn add_range(&mut self, node: NodeId, start: Frame<S>, frames: u64) -> Result<(), HotplugError> {
-        let _ = (node, start, frames);
-        todo!()
-    }
-
-    /// Removes memory that is wholly free: whole pageblocks.
-    pub fn remove_range(&mut self, start: Frame<S>, frames: u64) -> Result<(), HotplugError> {
-        let _ = (start, frames);
-        todo!()
-    }
-
-    /// Moves movable units until `node` has a free block of `order`, as Linux's
-    /// compaction does: sources from the bottom, targets from the top. `move_frame(from, to,
-    /// order)` asks the owner to move a unit; if it returns true, `to` has taken over the state and count
-    /// of `from`, and `from` is free when the call returns.
-    pub fn compact(
-        &mut self,
-        node: NodeId,
-        order: u8,
-        move_frame: &mut dyn FnMut(Frame<S>, Frame<S>, u8) -> bool,
-    ) -> CompactReport {
-        let _ = (node, order, move_frame);
-        todo!()
-    }
-
-    /// Moves movable units out of these frames (whole pageblocks) until all are
-    /// free, for [`alloc_at`](Self::alloc_at) and [`remove_range`](Self::remove_range).
-    pub fn evacuate(
-        &mut self,
-        start: Frame<S>,
-        frames: u64,
-        move_frame: &mut dyn FnMut(Frame<S>, Frame<S>, u8) -> bool,
-    ) -> CompactReport {
-        let _ = (start, frames, move_frame);
-        todo!()
-    }
-
-    /// The pageblock's mobility that `frame` is grouped under.
+    /// The mobility that the pageblock of `frame` is grouped under.
     pub fn mobility(&self, frame: Frame<S>) -> Mobility {
-        let _ = frame;
-        todo!()
+        self.d.mobility(frame.number())
     }
 
     /// What the pool did so far.
     pub fn stats(&self) -> &Stats {
-        todo!()
+        &self.stats
     }
+}
 
-    /// The memory that the pool itself holds, in bytes.
-    pub fn bytes(&self) -> usize {
-        todo!()
+/// Whether the request may be served by `node`.
+#[inline(always)]
+pub(super) fn allows(request: &AllocRequest, node: NodeId) -> bool {
+    match request.policy {
+        NodePolicy::Prefer => true,
+        NodePolicy::Strict => node == request.node,
+        NodePolicy::Within(set) => set.contains(node),
     }
+}
 
-    /// Checks that every frame is free, on a CPU's list, or owned exactly once, and that all lists
-    /// and counts agree. Takes time in proportion to the memory used.
-    pub fn audit(&self) -> Result<Totals, AuditError> {
-        todo!()
+/// Whether the zone has `frames` frames to spare for the request.
+pub(super) fn has_depth(zone: &Zone, request: &AllocRequest, depth: Depth, frames: u64) -> bool {
+    match depth {
+        Depth::Low => zone.can_spare(frames, zone.marks.low, request.zone),
+        Depth::Min => zone.can_spare(frames, zone.marks.min, request.zone),
+        Depth::Bottom => zone.free >= frames,
     }
+}
+
+/// A range of frames cut at the zones' borders.
+pub(super) fn zone_parts(range: core::ops::Range<u64>) -> impl Iterator<Item = core::ops::Range<u64>> {
+    ZoneKind::ALL
+        .map(|kind| kind.frames())
+        .into_iter()
+        .map(move |zone| range.start.max(zone.start)..range.end.min(zone.end))
+        .filter(|part| part.start < part.end)
 }
