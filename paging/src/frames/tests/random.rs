@@ -357,7 +357,7 @@ fn moved(model: &mut Model, from: Hfn, to: Hfn, order: u8, refuse: u64) -> bool 
     assert_eq!((unit.head, unit.order), (from.number(), order));
     assert!(matches!(unit.state, FrameState::Anon | FrameState::File));
     assert!(model.all_free(to.number()..to.number() + (1 << order)), "moved onto somebody");
-    if from.number().wrapping_mul(refuse | 1) % 16 == 0 {
+    if from.number().wrapping_mul(refuse | 1).is_multiple_of(16) {
         return false;
     }
     model.owned.retain(|number, _| !unit.frames().contains(number));
