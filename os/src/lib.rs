@@ -1,2 +1,54 @@
+//! Kernel and hypervisor memory management on the seams of [`paging`].
+//!
+//! A [`Kernel`] owns a machine's frames and the address spaces on them:
+//! processes (virtual addresses) and VMs (guest-physical addresses), which are
+//! the same [`AddressSpace`] code. A host and a guest are two kernels; what a
+//! guest's kernel asks of its [`Hardware`] is answered by its host.
+//!
+//! Nothing here knows which mechanism is at work: page tables are changed
+//! through [`paging::TableOps`], made by [`Tables`] for each address space,
+//! frames come from a [`paging::FrameSource`].
+//!
+//! Locks: a kernel has one owner (`&mut`). What a machine with many CPUs does
+//! meanwhile is to use the page tables: accessed and dirty bits change under
+//! this code, which reads and clears them only in atomic steps; pages are
+//! copied or written out only after a shootdown took stores away from them.
 #![no_std]
-//! Pagewalk: os.
+#![allow(dead_code, reason = "reclaim, which uses these, is the next commit")]
+extern crate alloc;
+
+mod calls;
+mod error;
+mod fault;
+mod fork;
+mod frames;
+mod hardware;
+pub mod hypervisor;
+mod kernel;
+mod numa;
+mod pagecache;
+mod process;
+mod reclaim;
+mod sched;
+mod space;
+mod stats;
+mod swap;
+mod thp;
+mod vma;
+
+pub use calls::{Advice, LOWEST, MapRequest};
+pub use error::{MmError, Segv};
+pub use fault::FaultOutcome;
+pub use hardware::{
+    Cost, CpuMask, ExitKind, Hardware, Invalidate, MAX_CPUS, PageRange, RootLoad, Shootdown, SpaceId,
+    SpaceKind, Syscall,
+};
+pub use hypervisor::{DirtyLog, Slot, SlotId, Vm, VmId, VmSpec};
+pub use kernel::{Kernel, KernelConfig};
+pub use numa::NumaBalancing;
+pub use pagecache::{FileId, MAX_FILE_PAGES};
+pub use process::{Group, GroupId, Process, ProcessId, ProcessSpec};
+pub use space::{AddressSpace, MmuNotifier, NotifyCx, Owner, SingleTables, SpaceInfo, Tables};
+pub use stats::{FaultKind, Stats};
+pub use thp::ThpMode;
+pub use vma::{Backing, HugeAdvice, Policy, Prot, Vma, VmaSet};

@@ -76,7 +76,7 @@ pub struct Descriptor {
 ///
 /// Implementations: [`Arena`] (sparse, for a modelled machine) and a direct map
 /// of real memory on a bare machine.
-pub trait TableMemory {
+pub trait TableMemory: 'static {
     /// The physical space whose frames hold the tables.
     type Space: PhysSpace;
 

@@ -74,6 +74,10 @@ pub trait TableFrames<S: PhysSpace> {
     fn free_table(&mut self, frame: Frame<S>);
     /// The node that a frame belongs to.
     fn node_of(&self, frame: Frame<S>) -> NodeId;
+    /// A second table maps what the leaf `entry` maps from now on: a mechanism
+    /// that copies a table page others still use calls this for each leaf it
+    /// copies (swapped and hinting ones too), so that the copy holds its own reference.
+    fn leaf_copied(&mut self, _entry: Entry) {}
 }
 
 /// What [`TableOps`] work with: the bits, the frames, and an account of the work.

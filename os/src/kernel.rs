@@ -1,0 +1,418 @@
+//! A kernel: physical memory, processes, VMs. Guest and host are two of them.
+
+use crate::error::{MmError, Stop};
+use crate::frames::{HugePool, PoolFrames};
+use crate::hardware::{Hardware, SpaceId};
+use crate::hypervisor::{Vm, VmId};
+use crate::numa::NumaBalancing;
+use crate::pagecache::Files;
+use crate::process::{Group, GroupId, Process, ProcessId};
+use crate::sched::CpuState;
+use crate::space::{AddressSpace, Owner, SpaceInfo, Tables};
+use crate::stats::Stats;
+use crate::swap::Swap;
+use crate::thp::ThpMode;
+use crate::vma::{Policy, VmaSet};
+use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use core::fmt;
+use paging::frames::{AllocRequest, CpuId, FrameState, NodeId};
+use paging::{
+    Frame, FramePool, FrameSource, PageTable, PhysSpace, Space, SparseFrames, TableEnv, TableMemory,
+    TableOps, Work,
+};
+
+/// The choices of a kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelConfig {
+    /// Levels of its page tables: 4 or 5.
+    pub levels: u8,
+    /// The node of each CPU.
+    pub cpus: Vec<NodeId>,
+    /// Transparent huge pages, for processes and VMs that do not choose.
+    pub thp: ThpMode,
+    /// Empty entries that a block may have to be collapsed (Linux `max_ptes_none`, 511).
+    pub max_ptes_none: u16,
+    /// Loads of untouched anonymous memory map one shared frame of zeroes, as Linux does for small
+    /// pages. (A huge page is always a frame of its own: Linux with `use_zero_page` off.)
+    pub zero_page: bool,
+    /// Cached file pages mapped around a faulting one, a power of two (Linux: 64 KiB, 16).
+    pub fault_around: u64,
+    /// File pages read around one that is not cached, a power of two (Linux: 128 KiB, 32).
+    pub read_around: u64,
+    /// Pages of swap.
+    pub swap_slots: u64,
+    /// Address spaces that keep their translations on a CPU at once (Linux: 6; 1 is a machine without PCIDs).
+    pub pcids: u8,
+    /// NUMA balancing.
+    pub numa_balancing: NumaBalancing,
+}
+
+impl KernelConfig {
+    /// Linux's defaults on CPUs of these nodes: huge pages for who asks, no NUMA balancing, no swap.
+    pub fn new(cpus: Vec<NodeId>) -> Self {
+        KernelConfig {
+            levels: 4,
+            cpus,
+            thp: ThpMode::Madvise,
+            max_ptes_none: 511,
+            zero_page: true,
+            fault_around: 16,
+            read_around: 32,
+            swap_slots: 0,
+            pcids: 6,
+            numa_balancing: NumaBalancing::default(),
+        }
+    }
+}
+
+/// The machine and the CPU that a call runs on.
+pub(crate) struct Cx<'a, S: PhysSpace> {
+    pub hw: &'a mut dyn Hardware<S>,
+    pub cpu: CpuId,
+}
+
+/// All of a kernel but its address spaces, so that one of them can be changed
+/// with it.
+#[derive(Debug)]
+pub(crate) struct Core<M: TableMemory> {
+    pub config: KernelConfig,
+    pub pool: FramePool<M::Space>,
+    pub mem: M,
+    pub source: Box<dyn FrameSource<M::Space>>,
+    pub tables: Box<dyn Tables<M>>,
+    pub work: Work,
+    /// The shared frame of zeroes.
+    pub zero: Frame<M::Space>,
+    /// The table that idle CPUs load.
+    pub kernel_root: Frame<M::Space>,
+    pub files: Files,
+    pub swap: Swap<M::Space>,
+    pub huge: HugePool<M::Space>,
+    pub groups: BTreeMap<GroupId, Group>,
+    pub ids: SpaceIds,
+    pub cpus: Vec<CpuState>,
+    /// The node that took the last hinting fault of a frame, plus one.
+    pub hinted: SparseFrames<u8>,
+    /// Counters of spaces that are gone.
+    pub retired: Stats,
+    /// Faults until the watermarks are looked at again.
+    pub until_check: u32,
+}
+
+/// Numbers for address spaces.
+#[derive(Debug)]
+pub(crate) struct SpaceIds {
+    next: u16,
+    free: Vec<SpaceId>,
+}
+
+impl SpaceIds {
+    pub(crate) fn take(&mut self) -> Result<SpaceId, MmError> {
+        if let Some(id) = self.free.pop() {
+            return Ok(id);
+        }
+        self.next = self.next.checked_add(1).ok_or(MmError::NoSpaceId)?;
+        Ok(SpaceId(self.next))
+    }
+    pub(crate) fn put(&mut self, id: SpaceId) {
+        self.free.push(id);
+    }
+}
+
+/// A kernel over the table memory `M`. See the [crate documentation](crate).
+pub struct Kernel<M: TableMemory> {
+    pub(crate) core: Core<M>,
+    pub(crate) processes: Slab<Process<M>>,
+    pub(crate) vms: Slab<Vm<M>>,
+}
+
+impl<M: TableMemory> fmt::Debug for Kernel<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel")
+            .field("processes", &self.processes.iter().count())
+            .field("vms", &self.vms.iter().count())
+            .field("config", &self.core.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Things by a number that is never used again.
+#[derive(Debug)]
+pub(crate) struct Slab<T> {
+    items: Vec<Option<Box<T>>>,
+}
+
+impl<T> Slab<T> {
+    pub(crate) const fn new() -> Self {
+        Slab { items: Vec::new() }
+    }
+    pub(crate) fn next(&self) -> u32 {
+        self.items.len() as u32
+    }
+    pub(crate) fn push(&mut self, item: T) {
+        self.items.push(Some(Box::new(item)));
+    }
+    pub(crate) fn get(&self, number: u32) -> Option<&T> {
+        self.items.get(number as usize)?.as_deref()
+    }
+    pub(crate) fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        self.items.get_mut(number as usize)?.as_deref_mut()
+    }
+    pub(crate) fn remove(&mut self, number: u32) -> Option<Box<T>> {
+        self.items.get_mut(number as usize)?.take()
+    }
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.items.iter().filter_map(|item| item.as_deref())
+    }
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.items.iter_mut().filter_map(|item| item.as_deref_mut())
+    }
+}
+
+impl<M: TableMemory> Core<M> {
+    /// The node of a CPU.
+    #[inline]
+    pub(crate) fn node(&self, cpu: CpuId) -> NodeId {
+        self.config.cpus[cpu.index()]
+    }
+
+    /// Works on page tables.
+    #[inline]
+    pub(crate) fn env<R>(&mut self, cpu: CpuId, f: impl FnOnce(&mut TableEnv<'_, M>) -> R) -> R {
+        let node = self.node(cpu);
+        let mut frames =
+            PoolFrames { pool: &mut self.pool, swap: &mut self.swap, zero: self.zero, cpu: Some(cpu) };
+        f(&mut TableEnv { mem: &mut self.mem, frames: &mut frames, node, work: &mut self.work })
+    }
+
+    /// An empty address space; `ops` makes its table's mechanism.
+    pub(crate) fn new_space<I: Space>(
+        &mut self,
+        cpu: CpuId,
+        owner: Owner,
+        group: GroupId,
+        policy: Policy,
+        thp: Option<ThpMode>,
+        parent: Option<SpaceId>,
+        ops: impl FnOnce(&mut dyn Tables<M>, &SpaceInfo) -> Box<dyn TableOps<I, M>>,
+    ) -> Result<AddressSpace<I, M>, Stop> {
+        let id = self.ids.take()?;
+        let limit = self.groups.entry(group).or_default().limit;
+        let ops = ops(&mut *self.tables, &SpaceInfo { space: id, owner, group, limit, parent });
+        let (levels, node) = (self.config.levels, policy.node(self.node(cpu), 0));
+        let table = match self.env(cpu, |env| PageTable::new(ops, env, levels, node)) {
+            Ok(table) => table,
+            Err(e) => {
+                self.ids.put(id);
+                return Err(e.into());
+            }
+        };
+        // The user half of a canonical address space; all of a VM's.
+        let mmap_top = match owner {
+            Owner::Process(_) => (1 << (11 + 9 * u32::from(levels))) - 4096,
+            Owner::Vm(_) => table.end(),
+        };
+        Ok(AddressSpace {
+            id,
+            owner,
+            group,
+            vmas: VmaSet::default(),
+            table,
+            cpus: Default::default(),
+            policy,
+            thp: thp.unwrap_or(self.config.thp),
+            mmap_top,
+            stats: Stats::default(),
+            notifier: None,
+            log: None,
+            clocks: Default::default(),
+        })
+    }
+}
+
+impl<M: TableMemory> Kernel<M> {
+    /// A kernel on `pool`, whose page tables are in `mem`. `source` answers its
+    /// faults with frames, `tables` chooses the mechanism of each page table.
+    ///
+    /// # Errors
+    /// [`MmError::OutOfMemory`] if there is no frame for the kernel's own two pages.
+    pub fn new(
+        config: KernelConfig,
+        mut pool: FramePool<M::Space>,
+        mut mem: M,
+        source: Box<dyn FrameSource<M::Space>>,
+        tables: Box<dyn Tables<M>>,
+        hw: &mut dyn Hardware<M::Space>,
+    ) -> Result<Self, MmError> {
+        let boot = CpuId(0);
+        let node = *config.cpus.first().ok_or(MmError::NoCpu { cpu: 0, cpus: 0 })?;
+        if config.cpus.len() > crate::hardware::MAX_CPUS {
+            let cpu = config.cpus.len() as u16 - 1;
+            return Err(MmError::NoCpu { cpu, cpus: crate::hardware::MAX_CPUS });
+        }
+        let own = AllocRequest::new(node, FrameState::Kernel);
+        let zero = pool.alloc(own).map_err(MmError::OutOfMemory)?;
+        hw.zero(boot, zero, 0);
+        let table = AllocRequest::new(node, FrameState::Table);
+        let kernel_root = pool.alloc(table).map_err(MmError::OutOfMemory)?;
+        mem.create(kernel_root);
+        let core = Core {
+            cpus: config.cpus.iter().map(|_| CpuState::new(config.pcids)).collect(),
+            swap: Swap::new(config.swap_slots),
+            config,
+            pool,
+            mem,
+            source,
+            tables,
+            work: Work::default(),
+            zero,
+            kernel_root,
+            files: Files::default(),
+            huge: HugePool::default(),
+            groups: BTreeMap::new(),
+            ids: SpaceIds { next: 0, free: Vec::new() },
+            hinted: SparseFrames::default(),
+            retired: Stats::default(),
+            until_check: 0,
+        };
+        Ok(Kernel { core, processes: Slab::new(), vms: Slab::new() })
+    }
+
+    pub(crate) fn cx<'a>(
+        &self,
+        hw: &'a mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+    ) -> Result<Cx<'a, M::Space>, MmError> {
+        let cpus = self.core.config.cpus.len();
+        if cpu.index() >= cpus {
+            return Err(MmError::NoCpu { cpu: cpu.0, cpus });
+        }
+        Ok(Cx { hw, cpu })
+    }
+
+    /// Its choices.
+    pub fn config(&self) -> &KernelConfig {
+        &self.core.config
+    }
+    /// Its choices, to be changed while it runs (huge pages, NUMA balancing; the CPUs' number must stay).
+    pub fn config_mut(&mut self) -> &mut KernelConfig {
+        &mut self.core.config
+    }
+    /// Where its page tables are: what the walker reads.
+    pub fn mem(&self) -> &M {
+        &self.core.mem
+    }
+    /// Where its page tables are, for change.
+    pub fn mem_mut(&mut self) -> &mut M {
+        &mut self.core.mem
+    }
+    /// Its frames.
+    pub fn pool(&self) -> &FramePool<M::Space> {
+        &self.core.pool
+    }
+    /// Its frames, for whoever injects fragmentation or takes frames of its own.
+    pub fn pool_mut(&mut self) -> &mut FramePool<M::Space> {
+        &mut self.core.pool
+    }
+    /// What answers its faults with frames.
+    pub fn source(&self) -> &dyn FrameSource<M::Space> {
+        &*self.core.source
+    }
+    /// The shared frame of zeroes.
+    pub fn zero_frame(&self) -> Frame<M::Space> {
+        self.core.zero
+    }
+    /// The processes alive, by number.
+    pub fn processes(&self) -> impl Iterator<Item = &Process<M>> {
+        self.processes.iter()
+    }
+    /// A process.
+    ///
+    /// # Errors
+    /// [`MmError::NoProcess`].
+    pub fn process(&self, pid: ProcessId) -> Result<&Process<M>, MmError> {
+        self.processes.get(pid.0).ok_or(MmError::NoProcess(pid))
+    }
+    /// A process, for whoever switches a mechanism on and off.
+    ///
+    /// # Errors
+    /// [`MmError::NoProcess`].
+    pub fn process_mut(&mut self, pid: ProcessId) -> Result<&mut Process<M>, MmError> {
+        self.processes.get_mut(pid.0).ok_or(MmError::NoProcess(pid))
+    }
+    /// A group; it begins when it is first named.
+    pub fn group(&self, group: GroupId) -> Group {
+        self.core.groups.get(&group).copied().unwrap_or_default()
+    }
+    /// Limits the frames of anonymous memory that a group may have.
+    pub fn set_limit(&mut self, group: GroupId, frames: Option<u64>) {
+        self.core.groups.entry(group).or_default().limit = frames;
+    }
+    /// Counters of all address spaces, also of those that are gone.
+    pub fn stats(&self) -> Stats {
+        let mut total = self.core.retired;
+        self.processes.iter().for_each(|p| total += &p.space.stats);
+        self.vms.iter().for_each(|vm| total += &vm.space.stats);
+        total
+    }
+
+    /// Runs `op` on a process; when frames are missing, reclaims and runs it again.
+    pub(crate) fn on_process<R>(
+        &mut self,
+        cx: &mut Cx<'_, M::Space>,
+        pid: ProcessId,
+        mut op: impl FnMut(&mut Core<M>, &mut Process<M>, &mut Cx<'_, M::Space>) -> Result<R, Stop>,
+    ) -> Result<R, MmError> {
+        let mut attempts = 0;
+        loop {
+            let process = self.processes.get_mut(pid.0).ok_or(MmError::NoProcess(pid))?;
+            match op(&mut self.core, process, cx) {
+                Ok(done) => return Ok(done),
+                Err(stop) => self.relieve(cx, stop, &mut attempts)?,
+            }
+        }
+    }
+
+    /// As [`on_process`](Self::on_process), on a VM.
+    pub(crate) fn on_vm<R>(
+        &mut self,
+        cx: &mut Cx<'_, M::Space>,
+        id: VmId,
+        mut op: impl FnMut(&mut Core<M>, &mut Vm<M>, &mut Cx<'_, M::Space>) -> Result<R, Stop>,
+    ) -> Result<R, MmError> {
+        let mut attempts = 0;
+        loop {
+            let vm = self.vms.get_mut(id.0).ok_or(MmError::NoVm(id))?;
+            match op(&mut self.core, vm, cx) {
+                Ok(done) => return Ok(done),
+                Err(stop) => self.relieve(cx, stop, &mut attempts)?,
+            }
+        }
+    }
+
+    /// Ends everything: VMs, processes, files, the kernel's own pages. What is
+    /// left is the pool, all of whose frames should be free.
+    ///
+    /// # Errors
+    /// If a process could not be torn down for want of frames.
+    pub fn shutdown(mut self, hw: &mut dyn Hardware<M::Space>) -> Result<(FramePool<M::Space>, M), MmError> {
+        for pid in (0..self.processes.next()).filter(|&n| self.processes.get(n).is_some()).collect::<Vec<_>>()
+        {
+            self.exit(hw, CpuId(0), ProcessId(pid))?;
+        }
+        for vm in (0..self.vms.next()).filter(|&n| self.vms.get(n).is_some()).collect::<Vec<_>>() {
+            self.destroy_vm(hw, CpuId(0), VmId(vm))?;
+        }
+        let core = &mut self.core;
+        core.free_all_files();
+        core.huge.drain(&mut core.pool);
+        core.source.reclaim(&mut core.pool, u64::MAX);
+        core.pool.free(core.zero, 0, None);
+        core.mem.discard(core.kernel_root);
+        core.pool.free(core.kernel_root, 0, None);
+        core.pool.drain(None);
+        Ok((self.core.pool, self.core.mem))
+    }
+}
