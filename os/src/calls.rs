@@ -3,7 +3,7 @@
 use crate::error::{MmError, Stop};
 use crate::fault::leaf_flags;
 use crate::hardware::{Cost, Hardware, Syscall};
-use crate::kernel::{Core, Cx, Kernel};
+use crate::kernel::{Core, Cx, Kernel, NewSpace};
 use crate::pagecache::FileId;
 use crate::process::{Process, ProcessId, ProcessSpec};
 use crate::space::{AddressSpace, NotifyCx, Owner};
@@ -515,11 +515,9 @@ impl<M: TableMemory> Core<M> {
         spec: &ProcessSpec,
         parent: Option<crate::SpaceId>,
     ) -> Result<AddressSpace<paging::Virt, M>, Stop> {
-        let owner = Owner::Process(id);
-        let mut space =
-            self.new_space(cx.cpu, owner, spec.group, spec.policy, spec.thp, parent, |tables, info| {
-                tables.process(info)
-            })?;
+        let &ProcessSpec { group, policy, thp, .. } = spec;
+        let begin = NewSpace { owner: Owner::Process(id), group, policy, thp, parent };
+        let mut space = self.new_space(cx.cpu, &begin, |tables, info| tables.process(info))?;
         if let Some(top) = spec.mmap_top {
             space.mmap_top = top.min(space.mmap_top) & !4095;
         }

@@ -211,11 +211,8 @@ impl<M: TableMemory> Core<M> {
                 self.write_notify(space, cx, vma, addr, found).map(Some)
             };
         }
-        let root = space.table.root();
-        let repaired = self.env(cx.cpu, |env| {
-            let node = env.node;
-            space.table.ops().fault_in(env, root, addr, node)
-        })?;
+        let node = self.node(cx.cpu);
+        let repaired = self.env(cx.cpu, |env| space.table.fault_in(env, addr, node))?;
         let kind = if repaired { FaultKind::Replica } else { FaultKind::Spurious };
         Ok(Some(FaultOutcome::new(kind, size)))
     }

@@ -10,7 +10,7 @@ use crate::swap::Swap;
 use crate::vma::Vma;
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
-use paging::frames::{AllocRequest, CpuId, FrameState, NodeId};
+use paging::frames::{AllocRequest, CpuId, FrameState, NodeId, NodeSet};
 use paging::{
     Addr, Entry, Extent, Flush, Frame, FramePool, FrameRequest, Gone, NoFrame, PageSize, PhysSpace, Released,
     Space, TableFrames, TableMemory,
@@ -229,6 +229,7 @@ impl<M: TableMemory> Core<M> {
         cx: &mut Cx<'_, M::Space>,
         flush: Flush<I, M::Space>,
     ) -> Released<I, M::Space> {
+        let nodes = flush.nodes();
         flush.discharge(|extent, tables| {
             let one;
             let many;
@@ -249,17 +250,19 @@ impl<M: TableMemory> Core<M> {
                     }
                 },
             };
-            self.invalidate(space, cx, what, tables);
+            self.invalidate(space, cx, what, tables, nodes);
         })
     }
 
-    /// Tells whoever derived translations from the space, then the TLBs.
+    /// Tells whoever derived translations from the space, then the TLBs of the
+    /// CPUs of `nodes` that may have cached some.
     pub(crate) fn invalidate<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
         cx: &mut Cx<'_, M::Space>,
         what: Invalidate<'_>,
         tables_freed: bool,
+        nodes: NodeSet,
     ) {
         if let Some(mut notifier) = space.notifier.take() {
             self.env(cx.cpu, |env| {
@@ -268,19 +271,23 @@ impl<M: TableMemory> Core<M> {
             });
             space.notifier = Some(notifier);
         }
-        if space.cpus.is_empty() {
+        let cpus = if nodes == NodeSet::ALL {
+            space.cpus
+        } else {
+            space.cpus.iter().filter(|&cpu| nodes.contains(self.node(cpu))).collect()
+        };
+        if cpus.is_empty() {
             return;
         }
         let kind = space.owner.kind();
-        let shootdown = Shootdown { space: space.id, kind, what, tables_freed, cpus: space.cpus };
-        cx.hw.shootdown(cx.cpu, &shootdown);
-        let targets = space.cpus.count() - u32::from(space.cpus.contains(cx.cpu));
+        cx.hw.shootdown(cx.cpu, &Shootdown { space: space.id, kind, what, tables_freed, cpus });
+        let targets = cpus.count() - u32::from(cpus.contains(cx.cpu));
         space.stats.shootdowns += 1;
         space.stats.ipis += u64::from(targets);
         if targets > 0 {
             cx.hw.charge(cx.cpu, Cost::Ipi { targets }, &Default::default());
         }
-        if what == Invalidate::All {
+        if what == Invalidate::All && nodes == NodeSet::ALL {
             self.forget_idle_cpus(space);
         }
     }

@@ -101,6 +101,16 @@ pub(crate) struct Core<M: TableMemory> {
     pub until_check: u32,
 }
 
+/// How an address space begins.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NewSpace {
+    pub owner: Owner,
+    pub group: GroupId,
+    pub policy: Policy,
+    pub thp: Option<ThpMode>,
+    pub parent: Option<SpaceId>,
+}
+
 /// Numbers for address spaces.
 #[derive(Debug)]
 pub(crate) struct SpaceIds {
@@ -191,13 +201,10 @@ impl<M: TableMemory> Core<M> {
     pub(crate) fn new_space<I: Space>(
         &mut self,
         cpu: CpuId,
-        owner: Owner,
-        group: GroupId,
-        policy: Policy,
-        thp: Option<ThpMode>,
-        parent: Option<SpaceId>,
+        begin: &NewSpace,
         ops: impl FnOnce(&mut dyn Tables<M>, &SpaceInfo) -> Box<dyn TableOps<I, M>>,
     ) -> Result<AddressSpace<I, M>, Stop> {
+        let &NewSpace { owner, group, policy, thp, parent } = begin;
         let id = self.ids.take()?;
         let limit = self.groups.entry(group).or_default().limit;
         let ops = ops(&mut *self.tables, &SpaceInfo { space: id, owner, group, limit, parent });

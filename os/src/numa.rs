@@ -8,15 +8,16 @@
 
 use crate::error::{MmError, Stop};
 use crate::fault::FaultOutcome;
-use crate::hardware::{Cost, Hardware, Invalidate, Syscall};
+use crate::hardware::{Cost, Hardware, Syscall};
+use crate::hypervisor::VmId;
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::ProcessId;
 use crate::space::AddressSpace;
 use crate::stats::FaultKind;
 use crate::vma::Vma;
 use core::ops::Range;
-use paging::frames::{AllocRequest, CpuId, FrameState, NodeId};
-use paging::{Addr, Entry, Flush, Found, Frame, MapError, PageSize, Space, TableMemory, Va, Visibility};
+use paging::frames::{AllocRequest, CpuId, FrameState, NodeId, NodeSet};
+use paging::{Addr, Flush, Found, Frame, MapError, PageSize, Space, TableMemory, Va, Visibility};
 
 /// How NUMA balancing works.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,10 +50,9 @@ impl<M: TableMemory> Core<M> {
         let last = core::mem::replace(self.hinted.get_or_default(frame.number()), here.0 + 1);
         let again = self.config.numa_balancing.eager || last == here.0 + 1;
         let allowed = vma.policy.unwrap_or(space.policy).bound().is_none_or(|nodes| nodes.contains(here));
-        if again && allowed && self.pool.node_of(frame) != here && vma.page == PageSize::Size4K {
-            if self.migrate_leaf(space, cx, addr, here)? {
-                return Ok(FaultOutcome::new(FaultKind::NumaMigrate, size));
-            }
+        let movable = again && allowed && self.pool.node_of(frame) != here && vma.page == PageSize::Size4K;
+        if movable && self.migrate_leaf(space, cx, addr, here)? {
+            return Ok(FaultOutcome::new(FaultKind::NumaMigrate, size));
         }
         self.unhide(space, cx, addr, size)?;
         Ok(FaultOutcome::new(FaultKind::NumaHint, size))
@@ -113,13 +113,12 @@ impl<M: TableMemory> Core<M> {
         new: Frame<M::Space>,
     ) -> Result<(), Stop> {
         // Nobody may store to the page while it is copied.
-        let mut entry = Entry::EMPTY;
         let mut flush = Flush::none();
         let start = addr.align_down(size).raw();
         let hidden = self.env(cx.cpu, |env| {
-            let hide = &mut |leaf: paging::LeafAt<I>| {
-                entry = leaf.entry;
-                if leaf.entry.is_present() { leaf.entry.to_prot_none() } else { leaf.entry }
+            let hide = &mut |leaf: paging::LeafAt<I>| match leaf.entry.is_present() {
+                true => leaf.entry.to_prot_none(),
+                false => leaf.entry,
             };
             space.table.update_range(env, start..start + size.bytes(), Visibility::Private, &mut flush, hide)
         });
@@ -130,7 +129,8 @@ impl<M: TableMemory> Core<M> {
         }
         self.swap.forget_frame(old);
         self.copy(cx, old, new, size);
-        let entry = if entry.is_prot_none() { entry.from_prot_none() } else { entry };
+        // With the bits that hardware set until it was hidden.
+        let entry = self.lookup(space, cx.cpu, addr).entry.from_prot_none();
         // The group's charge moves with the page: `replace` takes the old one's away.
         self.groups.entry(space.group).or_default().charged += size.frames();
         self.replace(space, cx, addr.align_down(size), size, entry.with_frame(new))?;
@@ -185,19 +185,29 @@ impl<M: TableMemory> Core<M> {
     }
 
     /// Lets page tables follow the data (a mechanism may; the baseline does not).
-    pub(crate) fn rebalance_tables<I: Space>(
-        &mut self,
-        space: &mut AddressSpace<I, M>,
-        cx: &mut Cx<'_, M::Space>,
-    ) -> Result<u64, Stop> {
-        let root = space.table.root();
-        let moved = self.env(cx.cpu, |env| space.table.ops().rebalance(env, root))?;
+    fn follow_data<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) -> u64 {
+        let mut flush = Flush::none();
+        let moved = self.env(cx.cpu, |env| space.table.rebalance(env, &mut flush));
         if moved > 0 {
             space.stats.migrated_tables += moved;
             self.reload(space, cx);
-            self.invalidate(space, cx, Invalidate::All, true);
         }
-        Ok(moved)
+        self.discharge(space, cx, flush);
+        moved
+    }
+
+    /// Gives the CPUs of `nodes` page tables of their own; see [`paging::TableOps::replicate`].
+    fn replicate<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        nodes: NodeSet,
+    ) -> Result<NodeSet, Stop> {
+        let mut flush = Flush::none();
+        let done = self.env(cx.cpu, |env| space.table.replicate(env, nodes, &mut flush));
+        self.reload(space, cx);
+        self.discharge(space, cx, flush);
+        Ok(done?)
     }
 
     /// Moves pages of `range` to `node`, at most `budget` of them. Returns how
@@ -246,7 +256,7 @@ impl<M: TableMemory> Kernel<M> {
         let hidden = self.on_process(&mut cx, pid, |core, process, cx| {
             let (hidden, around) = core.hide_window(&mut process.space, cx)?;
             if around {
-                core.rebalance_tables(&mut process.space, cx)?;
+                core.follow_data(&mut process.space, cx);
             }
             Ok(hidden)
         })?;
@@ -257,7 +267,7 @@ impl<M: TableMemory> Kernel<M> {
     /// Lets the page tables of a process follow its data now. Returns how many table pages moved.
     ///
     /// # Errors
-    /// [`MmError::NoProcess`]; memory errors.
+    /// [`MmError::NoProcess`].
     pub fn rebalance_tables(
         &mut self,
         hw: &mut dyn Hardware<M::Space>,
@@ -266,9 +276,61 @@ impl<M: TableMemory> Kernel<M> {
     ) -> Result<u64, MmError> {
         let mut cx = self.cx(hw, cpu)?;
         let moved =
-            self.on_process(&mut cx, pid, |core, process, cx| core.rebalance_tables(&mut process.space, cx))?;
+            self.on_process(&mut cx, pid, |core, process, cx| Ok(core.follow_data(&mut process.space, cx)))?;
         self.core.charge(&mut cx, Cost::Background);
         Ok(moved)
+    }
+
+    /// As [`rebalance_tables`](Self::rebalance_tables), for a VM's table.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`].
+    pub fn rebalance_vm_tables(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        vm: VmId,
+    ) -> Result<u64, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        let moved = self.on_vm(&mut cx, vm, |core, vm, cx| Ok(core.follow_data(&mut vm.space, cx)))?;
+        self.core.charge(&mut cx, Cost::Background);
+        Ok(moved)
+    }
+
+    /// From now on the CPUs of `nodes` walk page tables of their own for this
+    /// process; with no node, all walk the same. Returns the nodes that do.
+    ///
+    /// # Errors
+    /// [`MmError::OutOfMemory`]; everything is then as it was.
+    pub fn replicate_tables(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        pid: ProcessId,
+        nodes: NodeSet,
+    ) -> Result<NodeSet, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        let done =
+            self.on_process(&mut cx, pid, |core, process, cx| core.replicate(&mut process.space, cx, nodes))?;
+        self.core.charge(&mut cx, Cost::Syscall(Syscall::Policy));
+        Ok(done)
+    }
+
+    /// As [`replicate_tables`](Self::replicate_tables), for a VM's table.
+    ///
+    /// # Errors
+    /// [`MmError::OutOfMemory`]; everything is then as it was.
+    pub fn replicate_vm_tables(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        vm: VmId,
+        nodes: NodeSet,
+    ) -> Result<NodeSet, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        let done = self.on_vm(&mut cx, vm, |core, vm, cx| core.replicate(&mut vm.space, cx, nodes))?;
+        self.core.charge(&mut cx, Cost::Background);
+        Ok(done)
     }
 
     /// `migrate_pages`: moves what a process alone has in `len` bytes from `va` to

@@ -106,7 +106,7 @@ impl Files {
         if let Ok(file) = self.get_mut(file)
             && let Some(packed) = file.cache.get_mut(page)
         {
-            packed.0 |= u64::from(packed.0 & 1) << 1;
+            packed.0 |= (packed.0 & 1) << 1;
         }
     }
 }

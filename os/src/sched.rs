@@ -11,7 +11,7 @@ use crate::kernel::{Core, Cx, Kernel};
 use crate::process::{GroupId, ProcessId};
 use crate::space::AddressSpace;
 use alloc::vec::Vec;
-use paging::frames::CpuId;
+use paging::frames::{CpuId, NodeSet};
 use paging::{Space, TableMemory};
 
 /// What a CPU has loaded and may have cached.
@@ -89,7 +89,7 @@ impl<M: TableMemory> Core<M> {
                 self.load_idle(cx, cpu);
             }
         }
-        self.invalidate(space, cx, crate::hardware::Invalidate::All, true);
+        self.invalidate(space, cx, crate::hardware::Invalidate::All, true, NodeSet::ALL);
         for state in &mut self.cpus {
             state.slots.iter_mut().filter(|slot| **slot == Some(space.id)).for_each(|slot| *slot = None);
         }

@@ -3,7 +3,7 @@
 use crate::calls::{bad_range, checked};
 use crate::error::{MmError, Stop};
 use crate::hardware::Hardware;
-use crate::kernel::{Core, Cx, Kernel};
+use crate::kernel::{Core, Cx, Kernel, NewSpace};
 use crate::process::GroupId;
 use crate::space::{AddressSpace, Owner};
 use crate::thp::ThpMode;
@@ -147,17 +147,11 @@ impl<M: TableMemory> Kernel<M> {
     ) -> Result<VmId, MmError> {
         let mut cx = self.cx(hw, cpu)?;
         let id = VmId(self.vms.next());
+        let VmSpec { group, policy, thp } = spec;
+        let begin = NewSpace { owner: Owner::Vm(id), group, policy, thp, parent: None };
         let mut attempts = 0;
         let space = loop {
-            let space = self.core.new_space(
-                cpu,
-                Owner::Vm(id),
-                spec.group,
-                spec.policy,
-                spec.thp,
-                None,
-                |tables, info| tables.vm(info),
-            );
+            let space = self.core.new_space(cpu, &begin, |tables, info| tables.vm(info));
             match space {
                 Ok(space) => break space,
                 Err(stop) => self.relieve(&mut cx, stop, &mut attempts)?,
