@@ -1,0 +1,3 @@
+//! Nanoseconds per look-up of each structure.
+
+fn main() {}

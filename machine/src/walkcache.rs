@@ -1,0 +1,300 @@
+//! What lets a walk start deep: page-walk caches and the nested TLB.
+//!
+//! A page-walk cache of level `l` holds entries of level-`l` tables, each of
+//! which points to a table of level `l − 1`: the PDE cache (level 2) knows
+//! level-1 tables. A walk asks for the deepest table first. The two dimensions
+//! of a nested walk have caches of their own, as the paging-structure
+//! caches of Intel are tagged by what they map from (SDM 3A §4.10.3, §29.4.1);
+//! the tables of the guest that they point to are already resolved to host
+//! frames ("combined mappings"), so they go when the VM's table changes.
+//! The nested TLB holds gPA→hPA.
+
+use crate::set::{Assoc, Geometry, Replacement, SetIndex};
+use paging::{CachedTable, Dim, Gpa, Hfn, HostLeaf, PageSize, Rights, Va};
+
+/// One page-walk cache.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WalkCacheArray {
+    /// The levels of the tables whose entries it holds: 2 for PDEs … 5. More
+    /// than one where levels share an array.
+    pub levels: Vec<u8>,
+    /// Sets and ways.
+    pub geometry: Geometry,
+    /// Which way a new entry takes.
+    pub replacement: Replacement,
+}
+
+/// The nested TLB.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NestedTlbArray {
+    /// Sets and ways, of all page sizes.
+    pub geometry: Geometry,
+    /// Which way a new entry takes.
+    pub replacement: Replacement,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Table {
+    table: CachedTable,
+    /// The VM under which a guest's table was resolved.
+    vm: u16,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        let table = CachedTable { level: 0, frame: 0, host: Hfn::new(0), rights: Rights::ALL, link: 0 };
+        Table { table, vm: 0 }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Array {
+    index: SetIndex,
+    ways: Assoc<u64, Table>,
+}
+
+/// No array holds entries of this level.
+const NONE: u8 = u8::MAX;
+
+/// The page-walk caches of one dimension.
+#[derive(Clone, Debug)]
+struct Dimension {
+    arrays: Vec<Array>,
+    /// The array that knows tables of level 1, 2, 3, 4.
+    array_of: [u8; 4],
+    /// Levels of tables that an entry may point to, as bits.
+    in_use: u8,
+}
+
+/// The part of `addr` that selects a table of `level`: what a level's entries cover.
+#[inline(always)]
+fn prefix(addr: u64, level: u8) -> u64 {
+    (addr << 7 >> 7) >> (12 + 9 * u32::from(level))
+}
+
+#[inline(always)]
+fn table_key(prefix: u64, tag: u16, level: u8) -> u64 {
+    prefix << 19 | u64::from(tag) << 3 | u64::from(level)
+}
+
+impl Dimension {
+    fn new(arrays: &[WalkCacheArray]) -> Self {
+        let mut array_of = [NONE; 4];
+        for (number, array) in arrays.iter().enumerate() {
+            for level in &array.levels {
+                array_of[*level as usize - 2] = number as u8;
+            }
+        }
+        let arrays = arrays
+            .iter()
+            .map(|array| Array {
+                index: SetIndex::new(array.geometry.sets),
+                ways: Assoc::new(array.geometry, array.replacement),
+            })
+            .collect();
+        Dimension { arrays, array_of, in_use: 0 }
+    }
+
+    #[inline(always)]
+    fn get(&mut self, addr: u64, levels: u8, tag: u16) -> Option<CachedTable> {
+        // The root is in a register, so the caches know levels below it.
+        for level in 1..levels {
+            if self.in_use & 1 << level == 0 {
+                continue;
+            }
+            let array = &mut self.arrays[self.array_of[level as usize - 1] as usize];
+            let prefix = prefix(addr, level);
+            let key = table_key(prefix, tag, level);
+            if let Some(found) = array.ways.get(array.index.set(prefix), key, |_| true) {
+                return Some(found.table);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn put(&mut self, addr: u64, table: CachedTable, tag: u16, vm: u16) {
+        let Some(&number) = self.array_of.get(table.level as usize - 1) else { return };
+        if number == NONE {
+            return;
+        }
+        let array = &mut self.arrays[number as usize];
+        let prefix = prefix(addr, table.level);
+        let key = table_key(prefix, tag, table.level);
+        array.ways.put(array.index.set(prefix), key, Table { table, vm }, |_| true);
+        self.in_use |= 1 << table.level;
+    }
+
+    fn retain(&mut self, keep: impl Fn(u64, &Table) -> bool) -> usize {
+        self.arrays.iter_mut().map(|array| array.ways.retain(&keep)).sum()
+    }
+}
+
+#[inline(always)]
+fn tag_of(key: u64) -> u16 {
+    (key >> 3) as u16
+}
+
+/// What the nested TLB knows of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct HostPage {
+    /// The host frame of the page's first 4 KiB.
+    first: u64,
+    rights: Rights,
+    dirty: bool,
+}
+
+impl Default for HostPage {
+    fn default() -> Self {
+        HostPage { first: 0, rights: Rights::ALL, dirty: false }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct NestedTlb {
+    index: SetIndex,
+    ways: Assoc<u64, HostPage>,
+    /// Page sizes that an entry may have, as bits.
+    in_use: u8,
+}
+
+#[inline(always)]
+fn host_key(gpa: Gpa, size: PageSize, vm: u16) -> u64 {
+    (gpa.raw() >> size.shift()) << 18 | u64::from(vm) << 2 | size as u64
+}
+
+/// All walk caches of a core.
+#[derive(Clone, Debug)]
+pub struct WalkCaches {
+    guest: Dimension,
+    host: Dimension,
+    nested: Option<NestedTlb>,
+    space: u16,
+    vm: u16,
+}
+
+impl WalkCaches {
+    /// Empty caches of the guest's (or native) and the host's dimension.
+    pub fn new(guest: &[WalkCacheArray], host: &[WalkCacheArray], nested: Option<&NestedTlbArray>) -> Self {
+        let nested = nested.map(|array| NestedTlb {
+            index: SetIndex::new(array.geometry.sets),
+            ways: Assoc::new(array.geometry, array.replacement),
+            in_use: 0,
+        });
+        WalkCaches { guest: Dimension::new(guest), host: Dimension::new(host), nested, space: 0, vm: 0 }
+    }
+
+    /// The address space whose tables are walked from now on.
+    #[inline(always)]
+    pub fn set_space(&mut self, space: u16) {
+        self.space = space;
+    }
+
+    /// The VM that runs from now on; 0 natively.
+    #[inline(always)]
+    pub fn set_vm(&mut self, vm: u16) {
+        self.vm = vm;
+    }
+
+    /// The deepest table known on the way to `addr`.
+    #[inline(always)]
+    pub fn table(&mut self, dim: Dim, addr: u64, levels: u8) -> Option<CachedTable> {
+        match dim {
+            Dim::Guest => self.guest.get(addr, levels, self.space),
+            Dim::Host => self.host.get(addr, levels, self.vm),
+        }
+    }
+
+    /// Remembers a table on the way to `addr`, if a cache is there for its level.
+    #[inline(always)]
+    pub fn insert_table(&mut self, dim: Dim, addr: u64, table: CachedTable) {
+        match dim {
+            Dim::Guest => self.guest.put(addr, table, self.space, self.vm),
+            Dim::Host => self.host.put(addr, table, self.vm, self.vm),
+        }
+    }
+
+    /// Where `gpa` is.
+    #[inline(always)]
+    pub fn host(&mut self, gpa: Gpa) -> Option<HostLeaf> {
+        let nested = self.nested.as_mut()?;
+        for size in PageSize::ALL {
+            if nested.in_use >> size as u8 & 1 == 0 {
+                continue;
+            }
+            let key = host_key(gpa, size, self.vm);
+            if let Some(page) = nested.ways.get(nested.index.set(key >> 18), key, |_| true) {
+                let frame = Hfn::new(page.first.wrapping_add(gpa.page() & (size.frames() - 1)));
+                return Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty });
+            }
+        }
+        None
+    }
+
+    /// Remembers where `gpa` is.
+    #[inline(always)]
+    pub fn insert_host(&mut self, gpa: Gpa, leaf: HostLeaf) {
+        let Some(nested) = self.nested.as_mut() else { return };
+        let first = leaf.frame.number().wrapping_sub(gpa.page() & (leaf.size.frames() - 1));
+        let key = host_key(gpa, leaf.size, self.vm);
+        let page = HostPage { first, rights: leaf.rights, dirty: leaf.dirty };
+        nested.ways.put(nested.index.set(key >> 18), key, page, |_| true);
+        nested.in_use |= 1 << leaf.size as u8;
+    }
+
+    /// Forgets all tables of `space`, as any invalidation of a single page
+    /// does, whatever its address (SDM 3A §4.10.4.1 on INVLPG); how many.
+    pub fn flush_space(&mut self, space: u16) -> usize {
+        self.guest.retain(|key, _| tag_of(key) != space)
+    }
+
+    /// Forgets the tables of `space` on the way to any byte of `bytes` from
+    /// `start`, for hardware that is told that tables elsewhere stay; how many.
+    pub fn invalidate(&mut self, space: u16, start: Va, bytes: u64) -> usize {
+        self.guest.retain(|key, _| tag_of(key) != space || !covers(key, start.raw(), bytes))
+    }
+
+    /// Forgets all that was derived from the table of `vm`: its own tables, the
+    /// nested TLB's pages, and its guests' tables; how many.
+    pub fn flush_vm(&mut self, vm: u16) -> usize {
+        let nested = self.nested.as_mut();
+        let pages = nested.map_or(0, |n| n.ways.retain(|key, _| (key >> 2) as u16 != vm));
+        pages + self.guest.retain(|_, table| table.vm != vm) + self.host.retain(|key, _| tag_of(key) != vm)
+    }
+
+    /// Forgets what was derived from the entries of `vm`'s table for `bytes`
+    /// from `start`; all its guests' tables among it, whose place is not known
+    /// by gPA; how many.
+    pub fn invalidate_host(&mut self, vm: u16, start: Gpa, bytes: u64) -> usize {
+        let pages = self.nested.as_mut().map_or(0, |nested| {
+            nested.ways.retain(|key, _| {
+                let size = PageSize::from_level(key as u8 & 3).unwrap_or_default();
+                let first = (key >> 18) << size.shift();
+                let overlaps =
+                    first < start.raw().saturating_add(bytes) && start.raw() < first + size.bytes();
+                (key >> 2) as u16 != vm || !overlaps
+            })
+        });
+        let tables = self.host.retain(|key, _| tag_of(key) != vm || !covers(key, start.raw(), bytes));
+        pages + tables + self.guest.retain(|_, table| table.vm != vm)
+    }
+
+    /// Forgets everything.
+    pub fn flush_all(&mut self) {
+        for dimension in [&mut self.guest, &mut self.host] {
+            dimension.arrays.iter_mut().for_each(|array| array.ways.clear());
+            dimension.in_use = 0;
+        }
+        if let Some(nested) = &mut self.nested {
+            nested.ways.clear();
+            nested.in_use = 0;
+        }
+    }
+}
+
+/// Whether the table behind `key` maps any of `bytes` from `start`.
+fn covers(key: u64, start: u64, bytes: u64) -> bool {
+    let level = key as u8 & 7;
+    let prefix_of = |addr| prefix(addr, level);
+    bytes > 0 && (prefix_of(start)..=prefix_of(start.wrapping_add(bytes - 1))).contains(&(key >> 19))
+}

@@ -1,0 +1,128 @@
+//! Misses of every structure equal those of a simple reference.
+
+mod reference;
+
+use machine::set::{Assoc, Geometry, Replacement, SetIndex};
+use proptest::prelude::*;
+use reference::{Policy, Reference};
+
+fn policies(ways: usize) -> Vec<(Replacement, Policy)> {
+    let mut all = vec![
+        (Replacement::Lru, Policy::Lru),
+        (Replacement::Random { seed: 7 }, Policy::Random(7)),
+        (Replacement::Random { seed: 0 }, Policy::Random(0x9e37_79b9_7f4a_7c15)),
+    ];
+    if ways.is_power_of_two() && ways <= 64 {
+        all.push((Replacement::TreePlru, Policy::TreePlru));
+    }
+    all
+}
+
+/// A stream with reuse at all distances: hot, warm and cold keys, and runs.
+fn stream(seed: u64, entries: usize, length: usize) -> impl Iterator<Item = u64> {
+    let mut state = seed | 1;
+    let mut run = 0;
+    let span = entries as u64;
+    (0..length).map(move |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let r = state >> 33;
+        match r & 7 {
+            0..=2 => run = r >> 3 & 15,
+            3 => run += 1,
+            4 | 5 => run = (r >> 3) % span,
+            6 => run = (r >> 3) % (span + span / 2 + 1),
+            _ => run = (r >> 3) % (span * 8),
+        }
+        run
+    })
+}
+
+const GEOMETRIES: [(usize, usize); 24] = [
+    (16, 4),
+    (8, 4),
+    (1, 4),
+    (128, 12),
+    (256, 6),
+    (128, 24),
+    (1, 72),
+    (1, 64),
+    (1, 2048),
+    (3, 5),
+    (7, 1),
+    (1, 1),
+    (28, 20),
+    (53, 11),
+    (64, 8),
+    (32, 16),
+    (5, 2),
+    (12, 33),
+    (2, 64),
+    (1, 16),
+    (20, 3),
+    (40, 32),
+    (1, 40),
+    (2, 1024),
+];
+
+#[test]
+fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
+    for (sets, ways) in GEOMETRIES {
+        for (replacement, policy) in policies(ways) {
+            let index = SetIndex::new(sets);
+            let mut assoc = Assoc::<u64, u32>::new(Geometry { sets, ways }, replacement);
+            let mut tags = Assoc::<u32, ()>::new(Geometry { sets, ways }, replacement);
+            let mut reference = Reference::new(sets, ways, policy);
+            for (time, number) in stream(sets as u64 * 31 + ways as u64, sets * ways, 20_000).enumerate() {
+                let (set, rest) = index.split(number);
+                let key = number + 1;
+                let hit = assoc.get(set, key, |_| true).is_some();
+                let left = if hit {
+                    None
+                } else {
+                    assoc.put(set, key, time as u32, |_| true).map(|(key, _)| key - 1)
+                };
+                let expected = reference.access(number);
+                assert_eq!((hit, left), expected, "{sets}x{ways} {replacement:?}, access {time} of {number}");
+                assert_eq!(tags.touch(set, rest as u32 + 1), hit, "{sets}x{ways} {replacement:?} tags");
+            }
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_sequence_of_operations_equals_the_reference(
+        sets in 1usize..6,
+        ways in prop::sample::select(vec![1usize, 2, 3, 4, 6, 8, 11, 12, 16, 20, 24, 32, 33, 64, 72]),
+        random in any::<bool>(),
+        steps in prop::collection::vec((0u8..32, 0u64..400), 1..600),
+    ) {
+        let (replacement, policy) =
+            if random { (Replacement::Random { seed: 3 }, Policy::Random(3)) } else { (Replacement::Lru, Policy::Lru) };
+        let index = SetIndex::new(sets);
+        let mut assoc = Assoc::<u64, u64>::new(Geometry { sets, ways }, replacement);
+        let mut reference = Reference::new(sets, ways, policy);
+        for (what, number) in steps {
+            let set = index.set(number);
+            let key = number + 1;
+            match what {
+                0 => prop_assert_eq!(assoc.remove(set, key, |_| true) > 0, reference.remove(|n| n == number) > 0),
+                1 => {
+                    let removed = assoc.retain(|key, value| { assert_eq!(key, value + 1); key % 5 != number % 5 });
+                    prop_assert_eq!(removed, reference.remove(|n| (n + 1) % 5 == number % 5));
+                }
+                2 if number < 8 => {
+                    assoc.clear();
+                    reference.remove(|_| true);
+                }
+                _ => {
+                    let found = assoc.get(set, key, |_| true);
+                    prop_assert_eq!(found.unwrap_or(number), number);
+                    let left = if found.is_none() { assoc.put(set, key, number, |_| true) } else { None };
+                    prop_assert_eq!((found.is_some(), left.map(|(key, _)| key - 1)), reference.access(number));
+                }
+            }
+            prop_assert_eq!(assoc.iter().count(), reference.len());
+        }
+    }
+}
