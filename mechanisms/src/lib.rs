@@ -1,2 +1,10 @@
+//! The published mechanisms on real x86-64 page-table bits.
+//!
+//! Each is an implementation of one or two of the seams of [`paging`], and its
+//! module holds all of it: the state that hardware would add, the software, and
+//! what must hold. The crate is `no_std`, does no I/O, and has no clock and no
+//! randomness; nothing in it knows whether the machine is modelled.
 #![no_std]
-//! Pagewalk: mechanisms.
+extern crate alloc;
+
+pub mod mitosis;

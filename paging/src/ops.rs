@@ -176,6 +176,12 @@ impl<I: Space> TableAt<I> {
         let shift = 12 + 9 * level as u32;
         TableAt { base: Addr::new(addr.raw() >> shift << shift), level }
     }
+    /// The table that entry `index` of this one points to.
+    #[must_use]
+    pub fn child(self, index: usize) -> Self {
+        let base = self.base.offset((index as u64) << (12 + 9 * (self.level as u32 - 1)));
+        TableAt { base, level: self.level - 1 }
+    }
 }
 impl<I> Clone for TableAt<I> {
     fn clone(&self) -> Self {
