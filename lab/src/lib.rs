@@ -1,6 +1,12 @@
 //! Systems, experiments, metrics and results.
 
+pub mod experiment;
+pub mod hardware;
 pub mod names;
+pub mod oracle;
+pub mod outcome;
 pub mod system;
+pub mod world;
 
+pub use outcome::Outcome;
 pub use system::{System, SystemError};

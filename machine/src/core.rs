@@ -105,7 +105,6 @@ impl<T: TlbTag> Core<T> {
     pub(crate) fn new(
         id: CpuId,
         node: NodeId,
-        socket: usize,
         timing: Timing,
         tlbs: [Tlb<T>; 3],
         walk_caches: WalkCaches,
@@ -120,7 +119,8 @@ impl<T: TlbTag> Core<T> {
             timing,
             counters: Counters::default(),
             node,
-            socket,
+            // One node a socket.
+            socket: node.index(),
             context: T::Context::default(),
             l1d_tlb,
             l1i_tlb,
@@ -142,8 +142,9 @@ impl<T: TlbTag> Core<T> {
     }
 
     /// Loads the registers that TLB tags compare: a context switch.
-    pub fn load_context(&mut self, context: T::Context, space: u16) {
+    pub fn load_context(&mut self, context: T::Context, space: u16, vm: u16) {
         self.context = context;
+        self.walk_caches.set_vm(vm);
         self.walk_caches.set_space(space);
     }
 

@@ -2,9 +2,17 @@
 //! cores and their timing.
 
 pub mod cache;
+pub mod core;
 pub mod input;
+pub mod machine;
+pub mod metrics;
 pub mod numa;
+mod port;
 pub mod profile;
 pub mod set;
+pub mod timing;
 pub mod tlb;
+pub mod uncore;
 pub mod walkcache;
+
+pub use machine::{Machine, Scope};

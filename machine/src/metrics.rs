@@ -74,9 +74,11 @@ impl Grid {
     }
     /// All cells with a count, rows first.
     pub fn cells(&self) -> impl Iterator<Item = (Cell, [u64; 7])> + '_ {
-        self.0.iter().enumerate().filter(|(_, by)| by.iter().any(|n| *n > 0)).map(|(index, by)| {
-            (Cell { guest: (index / 6) as u8, host: (index % 6) as u8 }, *by)
-        })
+        self.0
+            .iter()
+            .enumerate()
+            .filter(|(_, by)| by.iter().any(|n| *n > 0))
+            .map(|(index, by)| (Cell { guest: (index / 6) as u8, host: (index % 6) as u8 }, *by))
     }
     /// References really made.
     pub fn references(&self) -> u64 {

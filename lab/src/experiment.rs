@@ -1,0 +1,389 @@
+//! Experiments: systems × an input × a machine, and what comes out.
+//!
+//! One decoded input feeds all systems: blocks are read once and every world
+//! runs them, worlds on as many threads as the machine has cores. Each world is
+//! alone with its state, so the outcome does not depend on the threads.
+
+use crate::outcome::{Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio};
+use crate::system::System;
+use crate::world::{Plan, World, WorldError};
+use machine::input::{Block, More, Setup, Source, SourceError};
+use machine::metrics::Counters;
+use machine::profile::Profile;
+use machine::timing::TICKS;
+use os::Stats;
+use paging::NodeId;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+/// What to run, besides the input.
+#[derive(Clone, Debug)]
+pub struct Experiment {
+    /// Systems, run on the same accesses.
+    pub systems: Vec<System>,
+    /// The machine.
+    pub profile: Profile,
+    /// Accesses before counting begins.
+    pub warmup: u64,
+    /// Accesses to count at most; all that come if `None`.
+    pub accesses: Option<u64>,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Check every access.
+    pub verify: bool,
+    /// Worker threads; 0 for one a core.
+    pub threads: usize,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Accesses delivered to all systems.
+    pub accesses: u64,
+    /// How many there will be, if that is known.
+    pub total: Option<u64>,
+}
+
+/// What can end an experiment.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    /// The input.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A system at work.
+    #[error("under {system}: {error}")]
+    World {
+        /// Which system.
+        system: String,
+        /// What happened.
+        error: Box<WorldError>,
+    },
+    /// A system that makes no sense on this machine or for this input.
+    #[error("{system} on {machine}: {reason}")]
+    Refused {
+        /// Which system.
+        system: String,
+        /// The machine.
+        machine: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Blocks handed from the decoder to the workers at once: large enough that the
+/// hand-over costs nothing per access.
+const BATCH: usize = 64;
+
+/// A world, and when its counting begins and ends.
+struct Run {
+    name: String,
+    world: World,
+    seen: u64,
+    warmup: u64,
+    end: Option<u64>,
+    start: Start,
+}
+
+/// State at the end of the warm-up.
+#[derive(Clone, Default)]
+struct Start {
+    cycles: Vec<u64>,
+    instructions: u64,
+    software: u64,
+    stats: Stats,
+    host: Stats,
+}
+
+impl Run {
+    fn mark(&mut self) {
+        self.world.reset_counters();
+        let (stats, host) = self.world.stats();
+        self.start = Start {
+            cycles: self.world.cycles(),
+            instructions: self.instructions(),
+            software: self.world.software_cycles(),
+            stats,
+            host: host.unwrap_or_default(),
+        };
+    }
+
+    fn instructions(&self) -> u64 {
+        self.world.machine().cores.iter().map(|c| c.timing.instructions()).sum()
+    }
+
+    /// Runs a block, split where the warm-up ends and cut where counting does.
+    fn block(&mut self, block: &Block) -> Result<(), WorldError> {
+        let n = block.accesses.len() as u64;
+        let limit = self.end.map_or(n, |end| n.min(end.saturating_sub(self.seen)));
+        let before = self.seen;
+        self.seen += limit;
+        if limit == n && !(before < self.warmup && self.seen > self.warmup) {
+            self.world.run(block)?;
+            if before < self.warmup && self.seen == self.warmup {
+                self.mark();
+            }
+            return Ok(());
+        }
+        let cut = self.warmup.saturating_sub(before).min(limit) as usize;
+        let mut part = Block { accesses: block.accesses[..cut].to_vec(), events: Vec::new() };
+        self.world.run(&part)?;
+        if before < self.warmup && self.seen >= self.warmup {
+            self.mark();
+        }
+        part.accesses = block.accesses[cut..limit as usize].to_vec();
+        if limit == n {
+            part.events.clone_from(&block.events);
+        }
+        self.world.run(&part)
+    }
+
+    fn finish(self, experiment: &Experiment, workload: &str) -> Outcome {
+        let world = &self.world;
+        let counters = world.machine().counters();
+        let cycles: Vec<u64> = world
+            .cycles()
+            .iter()
+            .zip(self.start.cycles.iter().chain(std::iter::repeat(&0)))
+            .map(|(a, b)| a - b)
+            .collect();
+        let total: u64 = cycles.iter().sum();
+        let (stats, host) = world.stats();
+        Outcome {
+            schema: SCHEMA,
+            system: self.name.clone(),
+            machine: experiment.profile.name.clone(),
+            workload: workload.to_string(),
+            seed: experiment.seed,
+            warmup: self.warmup.min(self.seen),
+            accesses: counters.accesses,
+            instructions: self.instructions() - self.start.instructions,
+            cycles: total,
+            elapsed_cycles: cycles.iter().copied().max().unwrap_or(0),
+            translation: translation(world, &counters, total),
+            tlb: TlbCounts::of(&counters),
+            walks: WalkCounts::of(&counters),
+            data: counters.data.into(),
+            software: software(&stats, host.as_ref(), &self.start, world),
+            tables: world.table_bytes(),
+            verified: world.verified(),
+        }
+    }
+}
+
+fn translation(world: &World, counters: &Counters, cycles: u64) -> TranslationCost {
+    let sum = |f: &dyn Fn(&machine::timing::Timing) -> u64| {
+        world.machine().cores.iter().map(|c| f(&c.timing)).sum::<u64>() / TICKS
+    };
+    let walk_active = sum(&|t| t.walk_active);
+    let walk_pending = sum(&|t| t.walk_pending);
+    TranslationCost {
+        walk_active,
+        walk_pending,
+        stlb_hits: counters.stlb_hit_cycles,
+        share: ratio(walk_active, cycles),
+        mean_walk: ratio(walk_pending, counters.walks + counters.faulting_walks),
+    }
+}
+
+fn software(stats: &Stats, host: Option<&Stats>, start: &Start, world: &World) -> SoftwareCounts {
+    let faults = |s: &Stats| s.minor_faults + s.major_faults;
+    let host_or = |f: &dyn Fn(&Stats) -> u64| host.map_or(0, |h| f(h) - f(&start.host));
+    SoftwareCounts {
+        page_faults: faults(stats) - faults(&start.stats),
+        page_faults_in_all: faults(stats),
+        exits: host_or(&|h| h.exits),
+        exits_in_all: host.map_or(0, |h| h.exits),
+        shootdowns: stats.shootdowns - start.stats.shootdowns + host_or(&|h| h.shootdowns),
+        cow_copies: stats.cow_copies - start.stats.cow_copies,
+        cycles: world.software_cycles() - start.software,
+        frames: world.frames_used(),
+    }
+}
+
+/// The plan for one system.
+///
+/// # Errors
+/// [`ExperimentError::Refused`].
+pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Plan, ExperimentError> {
+    let profile = &experiment.profile;
+    let refused = |reason: String| ExperimentError::Refused {
+        system: system.to_string(),
+        machine: profile.name.clone(),
+        reason,
+    };
+    system.check().map_err(refused)?;
+    let layout = profile.layout();
+    system.check_on(layout.nodes.len()).map_err(refused)?;
+    let memory: u64 =
+        layout.nodes.iter().flat_map(|n| &n.frames).map(|r| r.end - r.start).sum::<u64>() * 4096;
+    let filled: u64 = setup
+        .processes
+        .iter()
+        .flat_map(|p| &p.regions)
+        .filter(|r| r.populate != machine::input::Populate::OnDemand)
+        .map(|r| r.len)
+        .sum();
+    let room = if system.is_virtual() { memory / 8 * 7 } else { memory };
+    if filled > room / 100 * 99 {
+        return Err(refused(format!(
+            "{} fills a footprint of {} GiB, and there are {} GiB of memory; take a smaller footprint or a \
+             larger machine",
+            setup.name,
+            filled >> 30,
+            room >> 30
+        )));
+    }
+    let threads = setup.threads.len().max(1);
+    Ok(Plan {
+        system,
+        profile: profile.clone(),
+        cores: place(profile, threads),
+        seed: experiment.seed,
+        verify: experiment.verify,
+        lose_shootdowns: false,
+    })
+}
+
+/// Where threads run: on the first socket while they fit there, else dealt out
+/// over all sockets, one core for each as far as there are cores.
+fn place(profile: &Profile, threads: usize) -> Vec<NodeId> {
+    let each = profile.topology.cores_per_socket as usize;
+    let sockets = profile.topology.sockets as usize;
+    if threads <= each {
+        return vec![NodeId(0); threads];
+    }
+    (0..threads.min(each * sockets)).map(|thread| NodeId((thread % sockets) as u8)).collect()
+}
+
+/// Runs all systems of an experiment on the accesses of `source`.
+///
+/// `progress` is called now and then, on the calling thread; when it breaks,
+/// the run ends there and what was seen so far is the outcome.
+///
+/// # Errors
+/// [`ExperimentError`]; nothing of the other systems is kept then.
+pub fn run(
+    experiment: &Experiment,
+    source: &mut dyn Source,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Outcome>, ExperimentError> {
+    let setup = source.setup()?;
+    let mut runs = Vec::new();
+    for system in &experiment.systems {
+        let plan = plan(experiment, *system, &setup)?;
+        let name = system.to_string();
+        let world = World::new(plan, &setup)
+            .map_err(|error| ExperimentError::World { system: name.clone(), error: Box::new(error) })?;
+        let end = experiment.accesses.map(|n| n.saturating_add(experiment.warmup));
+        let mut run = Run { name, world, seen: 0, warmup: experiment.warmup, end, start: Start::default() };
+        if run.warmup == 0 {
+            run.mark();
+        }
+        runs.push(run);
+    }
+    let end = experiment.accesses.map(|n| n.saturating_add(experiment.warmup));
+    let total = match (end, setup.accesses) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers =
+        if experiment.threads == 0 { cores } else { experiment.threads }.clamp(1, runs.len().max(1));
+    let runs = drive(runs, workers, source, end, total, progress)?;
+    Ok(runs.into_iter().map(|run| run.finish(experiment, &setup.name)).collect())
+}
+
+/// One batch of blocks, for all workers.
+type Batch = Arc<Vec<Block>>;
+
+fn drive(
+    runs: Vec<Run>,
+    workers: usize,
+    source: &mut dyn Source,
+    end: Option<u64>,
+    total: Option<u64>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Run>, ExperimentError> {
+    // Round robin, so that neighbours, which are often alike, share the load.
+    let mut shares: Vec<Vec<(usize, Run)>> = (0..workers).map(|_| Vec::new()).collect();
+    for (index, run) in runs.into_iter().enumerate() {
+        shares[index % workers].push((index, run));
+    }
+    std::thread::scope(|scope| {
+        let mut senders = Vec::new();
+        let mut handles = Vec::new();
+        for share in shares {
+            let (sender, receiver) = mpsc::sync_channel::<Batch>(4);
+            senders.push(sender);
+            handles.push(scope.spawn(move || work(share, &receiver)));
+        }
+        let fed = feed(source, end, total, &senders, progress);
+        drop(senders);
+        let mut done = Vec::new();
+        let mut failed = None;
+        for handle in handles {
+            match handle.join() {
+                Ok(Ok(share)) => done.extend(share),
+                Ok(Err(error)) => failed = failed.or(Some(error)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        fed?;
+        done.sort_by_key(|(index, _)| *index);
+        Ok(done.into_iter().map(|(_, run)| run).collect())
+    })
+}
+
+/// Runs batches on a worker's worlds until there are no more.
+fn work(
+    mut share: Vec<(usize, Run)>,
+    batches: &mpsc::Receiver<Batch>,
+) -> Result<Vec<(usize, Run)>, ExperimentError> {
+    while let Ok(batch) = batches.recv() {
+        for (_, run) in &mut share {
+            for block in batch.iter() {
+                run.block(block).map_err(|error| ExperimentError::World {
+                    system: run.name.clone(),
+                    error: Box::new(error),
+                })?;
+            }
+        }
+    }
+    Ok(share)
+}
+
+/// Decodes the source and hands it to all workers.
+fn feed(
+    source: &mut dyn Source,
+    end: Option<u64>,
+    total: Option<u64>,
+    senders: &[mpsc::SyncSender<Batch>],
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<(), SourceError> {
+    let mut seen = 0;
+    let mut more = More::Yes;
+    while more == More::Yes && end.is_none_or(|end| seen < end) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while batch.len() < BATCH && more == More::Yes && end.is_none_or(|end| seen < end) {
+            let mut block = Block::new();
+            more = source.fill(&mut block)?;
+            seen += block.accesses.len() as u64;
+            batch.push(block);
+        }
+        let batch = Arc::new(batch);
+        for sender in senders {
+            // A worker that is gone has an error, which its join returns.
+            if sender.send(Arc::clone(&batch)).is_err() {
+                return Ok(());
+            }
+        }
+        if progress(Progress { accesses: seen, total }).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}

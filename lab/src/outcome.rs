@@ -1,0 +1,242 @@
+//! What an experiment found, as data: the same for people and for programs.
+
+use machine::metrics::{Counters, Served};
+use serde::Serialize;
+
+/// Version of the shape of [`Outcome`] in JSON. Raised when a field changes
+/// its meaning or goes away, not when one is added.
+pub const SCHEMA: u32 = 1;
+
+/// One system under one workload on one machine.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outcome {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The system's name.
+    pub system: String,
+    /// The machine profile's name.
+    pub machine: String,
+    /// The workload or trace.
+    pub workload: String,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Accesses before counting began.
+    pub warmup: u64,
+    /// Accesses counted.
+    pub accesses: u64,
+    /// Instructions of the accesses counted.
+    pub instructions: u64,
+    /// Cycles, summed over the cores that ran.
+    pub cycles: u64,
+    /// Cycles of the core that took longest.
+    pub elapsed_cycles: u64,
+    /// Where translation took its time.
+    pub translation: TranslationCost,
+    /// Misses.
+    pub tlb: TlbCounts,
+    /// Walks.
+    pub walks: WalkCounts,
+    /// Data accesses by where their line was found.
+    pub data: ServedCounts,
+    /// What software did.
+    pub software: SoftwareCounts,
+    /// Bytes of page tables at the end.
+    pub tables: TableBytes,
+    /// Accesses checked by the oracle; `None` without `--verify`.
+    pub verified: Option<u64>,
+}
+
+/// Cycles of translation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct TranslationCost {
+    /// Cycles with at least one walk in progress (`walk_active`).
+    pub walk_active: u64,
+    /// Cycles of all walks added up (`walk_pending`); may exceed all cycles.
+    pub walk_pending: u64,
+    /// Cycles that second-level TLB hits added, hidden or not.
+    pub stlb_hits: u64,
+    /// `walk_active` as a share of all cycles, 0 to 1.
+    pub share: f64,
+    /// Mean cycles of a walk that ended in a leaf.
+    pub mean_walk: f64,
+}
+
+/// TLB misses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct TlbCounts {
+    /// First-level misses, data and fetches.
+    pub l1_misses: u64,
+    /// Second-level misses, data and fetches.
+    pub stlb_misses: u64,
+    /// First-level misses per thousand accesses.
+    pub l1_per_thousand: f64,
+    /// Second-level misses per thousand accesses.
+    pub stlb_per_thousand: f64,
+    /// Second-level hits on an entry of another address space.
+    pub shared_hits: u64,
+}
+
+/// Counts by where something was served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ServedCounts {
+    /// Not made, thanks to a page-walk cache.
+    pub pwc: u64,
+    /// Not made, thanks to the nested TLB.
+    pub ntlb: u64,
+    /// L1 cache.
+    pub l1: u64,
+    /// L2 cache.
+    pub l2: u64,
+    /// Last-level cache.
+    pub llc: u64,
+    /// Memory of the own node.
+    pub local: u64,
+    /// Memory of another node.
+    pub remote: u64,
+}
+
+impl From<[u64; 7]> for ServedCounts {
+    fn from(by: [u64; 7]) -> Self {
+        let get = |s: Served| by[s as usize];
+        ServedCounts {
+            pwc: get(Served::WalkCache),
+            ntlb: get(Served::NestedTlb),
+            l1: get(Served::L1),
+            l2: get(Served::L2),
+            llc: get(Served::Llc),
+            local: get(Served::Local),
+            remote: get(Served::Remote),
+        }
+    }
+}
+
+impl ServedCounts {
+    /// The references that were made.
+    pub fn references(&self) -> u64 {
+        self.l1 + self.l2 + self.llc + self.local + self.remote
+    }
+}
+
+/// The references at one place of the grid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CellCounts {
+    /// Guest (or native) level, 0 for the data page's host walk.
+    pub guest: u8,
+    /// Host level, 0 for the guest's own entry.
+    pub host: u8,
+    /// By where they were served.
+    #[serde(flatten)]
+    pub served: ServedCounts,
+}
+
+/// Walks and their references.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct WalkCounts {
+    /// Walks that ended in a leaf.
+    pub completed: u64,
+    /// Walks that ended in a fault.
+    pub faulted: u64,
+    /// Walks made only to set D.
+    pub for_dirty: u64,
+    /// References made per completed walk.
+    pub references_per_walk: f64,
+    /// All references by where they were served.
+    pub total: ServedCounts,
+    /// The grid: one row a place.
+    pub grid: Vec<CellCounts>,
+    /// Checks beside the walker: guest segment, VMM segment, escape filter, frame tag.
+    pub checks: [u64; 4],
+    /// Walk latency: bucket `i` counts walks of `2^i` to `2^(i+1)-1` cycles.
+    pub latency_log2: Vec<u64>,
+}
+
+/// What kernel and hypervisor did while accesses were counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct SoftwareCounts {
+    /// Page faults taken by the processes' kernel.
+    pub page_faults: u64,
+    /// The same since the start, warm-up and initialisation included.
+    pub page_faults_in_all: u64,
+    /// Exits to the hypervisor.
+    pub exits: u64,
+    /// The same since the start, warm-up and initialisation included.
+    pub exits_in_all: u64,
+    /// TLB shootdowns.
+    pub shootdowns: u64,
+    /// Pages copied on a write.
+    pub cow_copies: u64,
+    /// Cycles of faults, exits and system calls.
+    pub cycles: u64,
+    /// Frames in use at the end, of 4 KiB, by the host.
+    pub frames: u64,
+}
+
+/// Bytes of page tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct TableBytes {
+    /// Of the processes.
+    pub processes: u64,
+    /// Of the VMs.
+    pub vms: u64,
+    /// Shadow tables.
+    pub shadow: u64,
+}
+
+impl TableBytes {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.processes + self.vms + self.shadow
+    }
+}
+
+/// `part / whole`, 0 for nothing of nothing.
+pub(crate) fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+impl TlbCounts {
+    pub(crate) fn of(c: &Counters) -> TlbCounts {
+        let l1 = c.l1d_tlb_misses + c.l1i_tlb_misses;
+        let stlb = c.stlb_misses + c.stlb_fetch_misses;
+        TlbCounts {
+            l1_misses: l1,
+            stlb_misses: stlb,
+            l1_per_thousand: 1000.0 * ratio(l1, c.accesses),
+            stlb_per_thousand: 1000.0 * ratio(stlb, c.accesses),
+            shared_hits: c.shared_hits,
+        }
+    }
+}
+
+impl WalkCounts {
+    pub(crate) fn of(c: &Counters) -> WalkCounts {
+        let mut total = c.grid.by_served();
+        total.iter_mut().zip(&c.side).for_each(|(t, s)| *t += s);
+        let total = ServedCounts::from(total);
+        WalkCounts {
+            completed: c.walks,
+            faulted: c.faulting_walks,
+            for_dirty: c.dirty_walks,
+            references_per_walk: ratio(total.references(), c.walks),
+            total,
+            grid: c
+                .grid
+                .cells()
+                .map(|(cell, by)| CellCounts { guest: cell.guest, host: cell.host, served: by.into() })
+                .collect(),
+            checks: c.checks,
+            latency_log2: c.walk_cycles.0.to_vec(),
+        }
+    }
+}
+
+impl Outcome {
+    /// Cycles per access.
+    pub fn cycles_per_access(&self) -> f64 {
+        ratio(self.cycles, self.accesses)
+    }
+    /// How much slower than `base` the same accesses were: 1.0 is equal.
+    pub fn slowdown(&self, base: &Outcome) -> f64 {
+        self.cycles_per_access() / base.cycles_per_access()
+    }
+}

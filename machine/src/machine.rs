@@ -1,0 +1,143 @@
+//! A whole machine: cores, what they share, and what software can ask of it.
+
+use crate::cache::Cache;
+use crate::core::{Core, Latencies};
+use crate::metrics::Counters;
+use crate::numa::Memory;
+use crate::profile::{CacheSpec, Dimension, NestedTlb, Profile, WalkerEntry};
+use crate::timing::{TICKS, Ticks, Timing, Window};
+use crate::tlb::Tlb;
+use crate::uncore::Uncore;
+use crate::walkcache::WalkCaches;
+use paging::frames::CpuId;
+use paging::{Gpa, NodeId, TlbTag, Va};
+
+/// A machine.
+#[derive(Debug)]
+pub struct Machine<T: TlbTag> {
+    /// Its cores.
+    pub cores: Vec<Core<T>>,
+    /// What they share.
+    pub uncore: Uncore,
+}
+
+/// Which addresses something concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope<'a> {
+    /// All of a space.
+    All,
+    /// These runs of (first address, bytes).
+    Ranges(&'a [(u64, u64)]),
+}
+
+impl<T: TlbTag> Machine<T> {
+    /// A machine at rest: the profile's memory, and one core for each of `cores`,
+    /// on that node.
+    pub fn new(profile: &Profile, cores: &[NodeId]) -> Machine<T> {
+        let layout = profile.layout();
+        let cycles = |cycles: u32| u64::from(cycles) * TICKS;
+        let latencies = Latencies {
+            l1: cycles(profile.cache.l1d.cycles),
+            l2: cycles(profile.cache.l2.cycles),
+            llc: cycles(profile.cache.llc.cycles),
+            stlb: cycles(profile.tlb.stlb.cycles),
+            walk_cache: cycles(profile.walker.walk_cache_cycles),
+            check: cycles(profile.walker.check_cycles),
+        };
+        let window = Window {
+            ipc_hundredths: profile.ipc_hundredths(),
+            rob: profile.pipeline.rob,
+            mshr: profile.pipeline.mshr,
+            walkers: profile.walker.walkers,
+        };
+        let cache = |spec: &CacheSpec| Cache::new(spec.geometry(), spec.replacement.replacement());
+        let nested = profile.nested_tlb.as_ref().map(NestedTlb::array);
+        let skips_l1 = profile.walker.enters == WalkerEntry::L2;
+        let core = |(number, node): (usize, &NodeId)| {
+            Core::new(
+                CpuId(number as u16),
+                *node,
+                Timing::new(window),
+                [
+                    Tlb::new(&profile.l1d_tlb(), false),
+                    Tlb::new(&profile.l1i_tlb(), false),
+                    Tlb::new(&profile.stlb(), profile.tlb.stlb.fracture),
+                ],
+                WalkCaches::new(
+                    &profile.walk_caches(Dimension::Guest),
+                    &profile.walk_caches(Dimension::Host),
+                    nested.as_ref(),
+                ),
+                [cache(&profile.cache.l1d), cache(&profile.cache.l1i), cache(&profile.cache.l2)],
+                latencies,
+                skips_l1,
+            )
+        };
+        let cores = cores.iter().enumerate().map(core).collect();
+        // One node a socket, and one last-level cache.
+        let llc = (0..profile.topology.sockets).map(|_| cache(&profile.cache.llc)).collect();
+        let memory = Memory::new(&profile.memory_spec(), &layout, profile.clock.mhz, TICKS);
+        Machine { cores, uncore: Uncore { llc, memory } }
+    }
+
+    /// Pages of a process are no longer to be translated as before, on one core.
+    /// `tables`: table pages went too.
+    pub fn invalidate(&mut self, cpu: CpuId, space: u16, scope: Scope<'_>, tables: bool) {
+        let core = &mut self.cores[cpu.index()];
+        let Scope::Ranges(ranges) = scope else {
+            core.forget_space(space);
+            return;
+        };
+        for &(start, len) in ranges {
+            for tlb in [&mut core.l1d_tlb, &mut core.l1i_tlb, &mut core.stlb] {
+                tlb.invalidate(space, Va::new(start), len, |_| true);
+            }
+            if tables {
+                core.walk_caches.invalidate(space, Va::new(start), len);
+            }
+        }
+    }
+
+    /// A VM's table changed, on one core: everything derived from it goes.
+    /// TLBs hold no guest-physical address to choose by, so every entry of the
+    /// VM's spaces goes from them, as with a single-context INVEPT.
+    pub fn invalidate_vm(&mut self, cpu: CpuId, vm: u16, scope: Scope<'_>, of_vm: impl Fn(u16) -> bool) {
+        let core = &mut self.cores[cpu.index()];
+        for tlb in [&mut core.l1d_tlb, &mut core.l1i_tlb, &mut core.stlb] {
+            tlb.flush_where(|space, _| of_vm(space));
+        }
+        match scope {
+            Scope::All => {
+                core.walk_caches.flush_vm(vm);
+            }
+            Scope::Ranges(ranges) => {
+                for &(start, len) in ranges {
+                    core.walk_caches.invalidate_host(vm, Gpa::new(start), len);
+                }
+            }
+        }
+    }
+
+    /// Cores' counters added up.
+    pub fn counters(&self) -> Counters {
+        self.cores.iter().fold(Counters::default(), |mut sum, core| {
+            sum.add(&core.counters);
+            sum
+        })
+    }
+
+    /// Software runs on a core for `ticks`.
+    pub fn spend(&mut self, cpu: CpuId, ticks: Ticks) {
+        self.cores[cpu.index()].timing.serialize(ticks);
+    }
+}
+
+impl<T: TlbTag> Core<T> {
+    /// Forgets what the TLBs and the walk caches hold of an address space.
+    pub fn forget_space(&mut self, space: u16) {
+        for tlb in [&mut self.l1d_tlb, &mut self.l1i_tlb, &mut self.stlb] {
+            tlb.flush_space(space);
+        }
+        self.walk_caches.flush_space(space);
+    }
+}

@@ -1,0 +1,43 @@
+//! What cores share: a last-level cache a socket, and memory.
+
+use crate::cache::Cache;
+use crate::metrics::Served;
+use crate::numa::Memory;
+use crate::timing::Ticks;
+use paging::NodeId;
+
+/// Last-level caches and memory.
+#[derive(Debug)]
+pub struct Uncore {
+    /// One a socket.
+    pub(crate) llc: Vec<Cache>,
+    /// Memory of all nodes.
+    pub memory: Memory,
+}
+
+impl Uncore {
+    /// A load that missed the L2 of a core on `socket` and `node`: where it was
+    /// served and how long it took, the way through the caches included.
+    #[inline(always)]
+    pub(crate) fn access(
+        &mut self,
+        socket: usize,
+        node: NodeId,
+        line: u64,
+        now: Ticks,
+        llc_latency: Ticks,
+    ) -> (Served, Ticks) {
+        if self.llc[socket].access(line) {
+            return (Served::Llc, llc_latency);
+        }
+        let home = self.memory.node_of(line);
+        let latency = self.memory.access(now, node, home);
+        (if home == node { Served::Local } else { Served::Remote }, latency)
+    }
+
+    /// Brings the tags for `line` near the real CPU.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, socket: usize, line: u64) {
+        self.llc[socket].prefetch_set(line);
+    }
+}

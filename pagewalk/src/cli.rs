@@ -1,0 +1,158 @@
+//! The command line, as typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// What address translation costs a program, and how to remove that cost.
+///
+/// Without a command, Pagewalk runs its main job: the accesses of a real
+/// program under six systems, native and in a VM, and one table that says
+/// where the time goes.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:
+  pagewalk                                        the main job on the built-in trace
+  pagewalk compare native nested -w gups:footprint=16GiB
+  pagewalk run -s nested-thp-thp -w my.parquet --verify
+  pagewalk explain nested 0x7f0000001000 -w gups
+  pagewalk list workloads                         names, parameters, sources")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// How results and progress are shown.
+#[derive(Debug, Args, Clone, Copy)]
+pub struct Output {
+    /// Print results as JSON, for programs.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress on standard error.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run one system on one workload and print what was counted.
+    Run {
+        /// The system: `pagewalk list systems` lists names and features.
+        #[arg(short, long, default_value = "native")]
+        system: String,
+        #[command(flatten)]
+        experiment: Experiment,
+    },
+    /// Run several systems on the same accesses, side by side.
+    ///
+    /// The first system is the one that the others' slow-down is measured against.
+    Compare {
+        /// Systems.
+        #[arg(required = true, num_args = 1..)]
+        systems: Vec<String>,
+        #[command(flatten)]
+        experiment: Experiment,
+    },
+    /// Draw the walk of one address, step by step.
+    ///
+    /// The workload runs first (`--warmup` accesses), so that tables and caches
+    /// are as they would be; then the walk for the address is made, cold and
+    /// warm, with every reference in its place in the grid, what was skipped
+    /// and why, where each was served, and its cycles.
+    Explain {
+        /// The system.
+        system: String,
+        /// The virtual address, decimal or 0x….
+        address: String,
+        #[command(flatten)]
+        experiment: Experiment,
+    },
+    /// List what there is to choose from.
+    List {
+        /// Of what.
+        what: Listed,
+    },
+    /// Print the measured TLB-cost curve of a Zen 4 beside the model's.
+    Curve {
+        /// Measured CSV file: `page,fp_MiB,pagechase_med_ns,pagechase_min_ns,…`.
+        measured: PathBuf,
+        /// The machine profile.
+        #[arg(short, long, default_value = "zen4")]
+        machine: String,
+    },
+}
+
+/// What runs where.
+#[derive(Debug, Args, Clone)]
+pub struct Experiment {
+    /// A trace file, or a workload with its parameters (`gups:footprint=64GiB,threads=4`).
+    /// The default is the built-in trace of a real program.
+    #[arg(short, long)]
+    pub workload: Option<String>,
+    /// The machine: a name from `pagewalk list machines`, or a profile in TOML.
+    #[arg(short, long, default_value = "cascade-lake")]
+    pub machine: String,
+    /// Accesses to count (suffixes k, M, G); the default is all of a trace, 10M of a generator.
+    #[arg(short = 'n', long, value_parser = count)]
+    pub accesses: Option<u64>,
+    /// Accesses before counting begins, to warm TLBs and caches.
+    #[arg(long, value_parser = count)]
+    pub warmup: Option<u64>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Check every access against the oracle.
+    #[arg(long)]
+    pub verify: bool,
+}
+
+/// What `list` lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Listed {
+    /// Systems and the features that can be added to them.
+    Systems,
+    /// Machine profiles.
+    Machines,
+    /// Workloads and their parameters.
+    Workloads,
+}
+
+/// A count with an optional suffix k, M or G (powers of ten).
+pub fn count(text: &str) -> Result<u64, String> {
+    let (digits, factor) = match text.trim_end_matches(['k', 'K', 'm', 'M', 'g', 'G']) {
+        digits if digits.len() == text.len() => (digits, 1),
+        digits if digits.len() + 1 == text.len() => {
+            let factor = match text.as_bytes()[text.len() - 1].to_ascii_lowercase() {
+                b'k' => 1_000,
+                b'm' => 1_000_000,
+                _ => 1_000_000_000,
+            };
+            (digits, factor)
+        }
+        _ => return Err(format!("`{text}` is no count; write 500000, 500k, 2M or 1G")),
+    };
+    let digits = digits.replace('_', "");
+    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no count; write 500000, 500k, 2M or 1G"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("`{text}` does not fit in 64 bits"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn counts_take_suffixes() {
+        assert_eq!(count("2M"), Ok(2_000_000));
+        assert_eq!(count("1_000"), Ok(1000));
+        assert!(count("2MM").is_err() && count("x").is_err() && count("99999999999G").is_err());
+    }
+}

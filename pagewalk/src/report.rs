@@ -1,0 +1,141 @@
+//! Results as a person reads them.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use lab::outcome::{Outcome, ServedCounts};
+
+/// Several systems on the same accesses, one column each.
+pub fn comparison(outcomes: &[Outcome]) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let Some(base) = outcomes.first() else { return String::new() };
+    let mut row = |name: &str, value: &dyn Fn(&Outcome) -> String| {
+        let mut cells = vec![name.to_string()];
+        cells.extend(outcomes.iter().map(value));
+        table.add_row(cells);
+    };
+    row("", &|o| o.system.clone());
+    row("slow-down against the first", &|o| format!("{:.2}x", o.slowdown(base)));
+    row("cycles per access", &|o| format!("{:.1}", o.cycles_per_access()));
+    row("translation, share of cycles", &|o| format!("{:.1} %", 100.0 * o.translation.share));
+    row("cycles per walk", &|o| format!("{:.0}", o.translation.mean_walk));
+    row("L1 TLB misses per 1000 accesses", &|o| format!("{:.1}", o.tlb.l1_per_thousand));
+    row("STLB misses per 1000 accesses", &|o| format!("{:.2}", o.tlb.stlb_per_thousand));
+    row("references per walk", &|o| format!("{:.2}", o.walks.references_per_walk));
+    let levels = outcomes.iter().flat_map(|o| o.walks.grid.iter()).map(|c| c.guest.max(c.host)).max().unwrap_or(4);
+    for level in (1..=levels).rev() {
+        row(&format!("  process's table, level {level}"), &|o| {
+            per_walk(o, &|guest, host| guest == level && host == 0)
+        });
+    }
+    if outcomes.iter().any(|o| o.walks.grid.iter().any(|c| c.host > 0)) {
+        for level in (1..=levels).rev() {
+            row(&format!("  VM's table, level {level}"), &|o| per_walk(o, &|_, host| host == level));
+        }
+    }
+    let served: [(&str, fn(&ServedCounts) -> u64); 7] = [
+        ("  skipped: page-walk cache", |s| s.pwc),
+        ("  skipped: nested TLB", |s| s.ntlb),
+        ("  served by L1", |s| s.l1),
+        ("  served by L2", |s| s.l2),
+        ("  served by LLC", |s| s.llc),
+        ("  served by local memory", |s| s.local),
+        ("  served by remote memory", |s| s.remote),
+    ];
+    for (name, get) in served {
+        if outcomes.iter().any(|o| get(&o.walks.total) > 0) {
+            row(name, &|o| number(get(&o.walks.total) as f64 / o.walks.completed.max(1) as f64));
+        }
+    }
+    row("page faults", &|o| thousands(o.software.page_faults));
+    row("exits to the hypervisor", &|o| thousands(o.software.exits));
+    row("page tables", &|o| bytes(o.tables.total()));
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+/// References per walk at some places of the grid, and what share memory served.
+fn per_walk(o: &Outcome, place: &dyn Fn(u8, u8) -> bool) -> String {
+    let cells = o.walks.grid.iter().filter(|c| place(c.guest, c.host));
+    let (made, memory) = cells.fold((0, 0), |(made, memory), c| {
+        (made + c.served.references(), memory + c.served.local + c.served.remote)
+    });
+    if made == 0 {
+        return "-".to_string();
+    }
+    let each = made as f64 / o.walks.completed.max(1) as f64;
+    format!("{} ({:.0}% mem)", number(each), 100.0 * memory as f64 / made as f64)
+}
+
+/// One sentence that says what a comparison means.
+pub fn meaning(outcomes: &[Outcome]) -> Option<String> {
+    let base = outcomes.first()?;
+    let worst = outcomes.iter().max_by(|a, b| a.slowdown(base).total_cmp(&b.slowdown(base)))?;
+    let best = outcomes.iter().min_by(|a, b| a.slowdown(base).total_cmp(&b.slowdown(base)))?;
+    let percent = |x: f64| format!("{:.0} %", 100.0 * (x - 1.0).abs());
+    let share = 100.0 * base.translation.share;
+    let mut text = format!(
+        "{}: under {} the walker is busy {:.0} % of the time",
+        base.workload, base.system, share
+    );
+    if worst.system != base.system && worst.slowdown(base) > 1.005 {
+        text += &format!("; {} makes the same accesses {} slower", worst.system, percent(worst.slowdown(base)));
+    }
+    if best.system != base.system && best.slowdown(base) < 0.995 {
+        text += &format!(
+            "; {} is the fastest here, {} below {}",
+            best.system,
+            percent(best.slowdown(base)),
+            base.system
+        );
+    }
+    Some(text + ".")
+}
+
+/// `1234567` as `1 234 567`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(' ');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Bytes with a binary unit.
+pub fn bytes(n: u64) -> String {
+    match n {
+        0..1024 => format!("{n} B"),
+        1024..1_048_576 => format!("{:.0} KiB", n as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", n as f64 / 1_048_576.0),
+        _ => format!("{:.2} GiB", n as f64 / 1_073_741_824.0),
+    }
+}
+
+/// Two significant decimals for small numbers, none for large ones.
+fn number(x: f64) -> String {
+    if x == 0.0 {
+        "-".to_string()
+    } else if x < 0.005 {
+        "<0.01".to_string()
+    } else {
+        format!("{x:.2}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(thousands(1_234_567), "1 234 567");
+        assert_eq!(thousands(12), "12");
+        assert_eq!(bytes(135_266_304), "129.0 MiB");
+        assert_eq!((number(0.0), number(0.001), number(3.456)), ("-".into(), "<0.01".into(), "3.46".into()));
+    }
+}
