@@ -10,12 +10,14 @@ use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::TableBytes;
 use crate::system::{Pages, Placement, Side, System};
 use machine::Machine;
-use machine::core::{Observer, Unobserved};
+use machine::core::{Core, Observer, Stop, Unobserved};
+use machine::explain::Explained;
 use machine::input::{
     Access, Backing, Block, Event, HugeAdvice, Permissions, Populate, ProcessSetup, Region, Setup,
 };
 use machine::profile::Profile;
 use machine::timing::TICKS;
+use machine::uncore::Uncore;
 use os::{
     Advice, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, Policy, ProcessId, ProcessSpec,
     Prot, SingleTables, Slot, SpaceId, Stats, ThpMode, VmId, VmSpec,
@@ -23,7 +25,7 @@ use os::{
 use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
 use paging::{
     Arena, AsidVmid, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
-    Nested, NodeId, PageSize, PhysSpace, TableMemory, Va,
+    Nested, NodeId, PageSize, PhysSpace, TableMemory, Translation, Va,
 };
 use std::collections::HashMap;
 
@@ -134,6 +136,50 @@ pub struct World {
     oracle: Option<Oracle>,
     spent: u64,
     since_tick: u64,
+}
+
+/// What is done on a core with a way of translation.
+trait OnCore {
+    type Output;
+    fn on<X: Translation>(
+        self,
+        core: &mut Core<AsidVmid>,
+        uncore: &mut Uncore,
+        translation: &X,
+    ) -> Self::Output;
+}
+
+/// Runs accesses.
+struct Run<'a, O> {
+    accesses: &'a [Access],
+    observer: &'a mut O,
+}
+
+impl<O: Observer> OnCore for Run<'_, O> {
+    type Output = Result<(), Stop>;
+    fn on<X: Translation>(
+        self,
+        core: &mut Core<AsidVmid>,
+        uncore: &mut Uncore,
+        translation: &X,
+    ) -> Self::Output {
+        core.run(uncore, translation, self.accesses, self.observer)
+    }
+}
+
+/// Writes a walk down.
+struct Explain(Va);
+
+impl OnCore for Explain {
+    type Output = Explained;
+    fn on<X: Translation>(
+        self,
+        core: &mut Core<AsidVmid>,
+        uncore: &mut Uncore,
+        translation: &X,
+    ) -> Explained {
+        core.explain(uncore, translation, self.0, Intent::READ)
+    }
 }
 
 /// Accesses between two rounds of background work (khugepaged, NUMA balancing).
@@ -579,7 +625,12 @@ impl World {
         thread: Thread,
         accesses: &[Access],
         observer: &mut O,
-    ) -> Result<Result<(), machine::core::Stop>, WorldError> {
+    ) -> Result<Result<(), Stop>, WorldError> {
+        self.with_translation(thread, Run { accesses, observer })
+    }
+
+    /// Lets `job` use the core of a thread, with the way of translation as it is now.
+    fn with_translation<J: OnCore>(&mut self, thread: Thread, job: J) -> Result<J::Output, WorldError> {
         let pid = self.process(thread.process)?.pid;
         let Machine { cores, uncore } = &mut self.machine;
         let core = &mut cores[thread.cpu.index()];
@@ -590,7 +641,7 @@ impl World {
                 let table = self.host.process(pid).map_err(failed)?.space().table();
                 let root = table.hardware_root(core.node());
                 let walk = Native { mem: self.host.mem(), root, levels: table.levels(), frames };
-                core.run(uncore, &walk, accesses, observer)
+                job.on(core, uncore, &walk)
             }
             Some(guest) => {
                 let table = guest.kernel.process(pid).map_err(failed)?.space().table();
@@ -608,9 +659,32 @@ impl World {
                     frames: u64::MAX,
                     host,
                 };
-                core.run(uncore, &walk, accesses, observer)
+                job.on(core, uncore, &walk)
             }
         })
+    }
+
+    /// The walk that process `process` makes for `va` now: with the walk caches
+    /// as they are, or emptied before.
+    ///
+    /// # Errors
+    /// If nothing is mapped at `va`, or memory is exhausted.
+    pub fn explain(&mut self, process: u16, va: Va, cold: bool) -> Result<Explained, WorldError> {
+        let thread = Thread { process, cpu: self.cpu_of(process) };
+        self.switch(thread.cpu, process)?;
+        let access = Access::new(va.raw(), machine::input::Kind::Read, 0, 1);
+        for _ in 0..MAX_TRIES {
+            if cold {
+                self.machine.cores[thread.cpu.index()].forget_walk_caches();
+            }
+            let explained = self.with_translation(thread, Explain(va))?;
+            match explained.end {
+                Ok(_) => return Ok(explained),
+                Err(fault) => self.fault(thread, &access, fault)?,
+            }
+        }
+        let fault = Fault::Page { va, level: 1, why: paging::Why::NotPresent };
+        Err(WorldError::Stuck { va: va.raw(), process, tries: MAX_TRIES, fault })
     }
 
     /// Has the right kernel resolve a fault.

@@ -355,20 +355,7 @@ impl<T: TlbTag> Core<T> {
     ) -> Result<(Hit, Ticks), Fault> {
         let group = T::group_va(&self.context, va);
         let (walker, start) = self.timing.begin_walk(ready);
-        let mut port = WalkPort {
-            path: MemoryPath {
-                l1d: &mut self.l1d,
-                l2: &mut self.l2,
-                uncore,
-                latencies: &self.latencies,
-                socket: self.socket,
-                node: self.node,
-                skips_l1: self.walker_skips_l1,
-            },
-            caches: &mut self.walk_caches,
-            counters: &mut self.counters,
-            time: start,
-        };
+        let mut port = self.port(uncore, start);
         let result = translation.walk(&mut port, group, intent);
         let end = port.time;
         self.timing.end_walk(walker, start, end);
@@ -386,6 +373,25 @@ impl<T: TlbTag> Core<T> {
                 self.counters.faulting_walks += 1;
                 Err(fault)
             }
+        }
+    }
+
+    /// The walker's port for a walk that starts at `time`.
+    #[inline(always)]
+    pub(crate) fn port<'a>(&'a mut self, uncore: &'a mut Uncore, time: Ticks) -> WalkPort<'a> {
+        WalkPort {
+            path: MemoryPath {
+                l1d: &mut self.l1d,
+                l2: &mut self.l2,
+                uncore,
+                latencies: &self.latencies,
+                socket: self.socket,
+                node: self.node,
+                skips_l1: self.walker_skips_l1,
+            },
+            caches: &mut self.walk_caches,
+            counters: &mut self.counters,
+            time,
         }
     }
 

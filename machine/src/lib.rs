@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod core;
+pub mod explain;
 pub mod input;
 pub mod machine;
 pub mod metrics;

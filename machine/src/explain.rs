@@ -1,0 +1,147 @@
+//! One walk, written down step by step.
+
+use crate::core::Core;
+use crate::metrics::Served;
+use crate::port::WalkPort;
+use crate::timing::{TICKS, Ticks};
+use crate::uncore::Uncore;
+use paging::{CachedTable, Cell, Check, Dim, Fault, Gpa, HostLeaf, Hpa, Intent, Leaf, NodeId, Port, TlbTag};
+use paging::{Translation, Va};
+
+/// What a walker did next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum What {
+    /// It loaded an entry.
+    Reference {
+        /// The reference's place in the grid.
+        cell: Cell,
+        /// The entry's address.
+        at: Hpa,
+        /// The node of its memory.
+        node: NodeId,
+        /// Where it was served.
+        served: Served,
+    },
+    /// A page-walk cache knew a table, so the levels above it were skipped.
+    WalkCache {
+        /// Which table.
+        dim: Dim,
+        /// The row of the grid, in the host dimension.
+        row: u8,
+        /// The levels skipped: from the root's down to this one.
+        down_to: u8,
+        /// The root's level.
+        from: u8,
+    },
+    /// The nested TLB knew where a guest-physical page is.
+    NestedTlb {
+        /// The row of the grid.
+        row: u8,
+        /// The page.
+        gpa: Gpa,
+    },
+    /// A check against registers or a small structure.
+    Check(Check),
+}
+
+/// One step, and when it was done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// What.
+    pub what: What,
+    /// Cycles that it took.
+    pub cycles: u64,
+}
+
+/// A walk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Explained {
+    /// Its steps, in order.
+    pub steps: Vec<Step>,
+    /// How it ended.
+    pub end: Result<Leaf, Fault>,
+}
+
+impl Explained {
+    /// Cycles of all steps.
+    pub fn cycles(&self) -> u64 {
+        self.steps.iter().map(|s| s.cycles).sum()
+    }
+    /// References made.
+    pub fn references(&self) -> usize {
+        self.steps.iter().filter(|s| matches!(s.what, What::Reference { .. })).count()
+    }
+}
+
+/// A port that takes every step through another one and writes it down.
+struct Scribe<'a> {
+    port: WalkPort<'a>,
+    steps: Vec<Step>,
+}
+
+impl Scribe<'_> {
+    fn write(&mut self, what: What, since: Ticks) {
+        let cycles = (self.port.time - since) / TICKS;
+        self.steps.push(Step { what, cycles });
+    }
+}
+
+impl Port for Scribe<'_> {
+    fn reference(&mut self, cell: Cell, at: Hpa) {
+        let since = self.port.time;
+        let before = Served::ALL.map(|s| self.port.counters.grid.get(cell, s));
+        self.port.reference(cell, at);
+        let served = Served::ALL
+            .into_iter()
+            .find(|s| self.port.counters.grid.get(cell, *s) != before[*s as usize])
+            .unwrap_or(Served::L1);
+        let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
+        self.write(What::Reference { cell, at, node, served }, since);
+    }
+    fn check(&mut self, check: Check) {
+        let since = self.port.time;
+        self.port.check(check);
+        self.write(What::Check(check), since);
+    }
+    fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable> {
+        let since = self.port.time;
+        let found = self.port.cached_table(dim, addr, levels, row)?;
+        self.write(What::WalkCache { dim, row, down_to: found.level + 1, from: levels }, since);
+        Some(found)
+    }
+    fn cache_table(&mut self, dim: Dim, addr: u64, table: CachedTable) {
+        self.port.cache_table(dim, addr, table);
+    }
+    fn cached_host(&mut self, gpa: Gpa, write: bool, row: u8, levels: u8) -> Option<HostLeaf> {
+        let since = self.port.time;
+        let found = self.port.cached_host(gpa, write, row, levels)?;
+        self.write(What::NestedTlb { row, gpa }, since);
+        Some(found)
+    }
+    fn cache_host(&mut self, gpa: Gpa, leaf: HostLeaf) {
+        self.port.cache_host(gpa, leaf);
+    }
+}
+
+impl<T: TlbTag> Core<T> {
+    /// Walks for `va` whatever the TLBs hold, writing the steps down. Caches
+    /// and accessed bits change as by any walk; TLBs, clock and counts of walks do not.
+    pub fn explain<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        intent: Intent,
+    ) -> Explained {
+        let group = T::group_va(&self.context, va);
+        let start = self.timing.elapsed();
+        let mut scribe = Scribe { port: self.port(uncore, start), steps: Vec::new() };
+        let end = translation.walk(&mut scribe, group, intent);
+        Explained { steps: scribe.steps, end }
+    }
+
+    /// Forgets what the walk caches hold: the next walk is made in full.
+    pub fn forget_walk_caches(&mut self) {
+        self.walk_caches.flush_all();
+    }
+}
