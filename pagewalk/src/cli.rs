@@ -1,7 +1,6 @@
 //! The command line, as typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::path::PathBuf;
 
 /// What address translation costs a program, and how to remove that cost.
 ///
@@ -75,14 +74,6 @@ pub enum Command {
         /// Of what.
         what: Listed,
     },
-    /// Print the measured TLB-cost curve of a Zen 4 beside the model's.
-    Curve {
-        /// Measured CSV file: `page,fp_MiB,pagechase_med_ns,pagechase_min_ns,…`.
-        measured: PathBuf,
-        /// The machine profile.
-        #[arg(short, long, default_value = "zen4")]
-        machine: String,
-    },
 }
 
 /// What runs where.
@@ -107,6 +98,20 @@ pub struct Experiment {
     /// Check every access against the oracle.
     #[arg(long)]
     pub verify: bool,
+}
+
+impl Experiment {
+    /// What an experiment is when nothing was said but the machine.
+    pub fn default_for(machine: &str) -> Experiment {
+        Experiment {
+            workload: None,
+            machine: machine.to_string(),
+            accesses: None,
+            warmup: None,
+            seed: 1,
+            verify: false,
+        }
+    }
 }
 
 /// What `list` lists.

@@ -1,2 +1,142 @@
 //! The `pagewalk` command.
-fn main() {}
+
+mod cli;
+mod explain;
+mod inputs;
+mod progress;
+mod report;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use cli::{Cli, Command, Listed, Output};
+use lab::Outcome;
+use lab::experiment;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// The systems of the main job.
+const MAIN_JOB: [&str; 6] = ["native", "native-thp", "nested", "nested-thp-4k", "nested-thp-thp", "shadow"];
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A reader that has seen enough (`pagewalk … | head`) is no failure.
+            if error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+            {
+                return ExitCode::SUCCESS;
+            }
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let output = cli.output;
+    match cli.command {
+        None => main_job(output),
+        Some(Command::Run { system, experiment }) => {
+            let (experiment, input) = inputs::experiment(&[system], &experiment)?;
+            let outcomes = outcomes(&experiment, &input, output)?;
+            print_outcomes(&outcomes, output)
+        }
+        Some(Command::Compare { systems, experiment }) => {
+            let (experiment, input) = inputs::experiment(&systems, &experiment)?;
+            let outcomes = outcomes(&experiment, &input, output)?;
+            print_outcomes(&outcomes, output)
+        }
+        Some(Command::Explain { system, address, experiment }) => {
+            let (experiment, input) = inputs::experiment(&[system], &experiment)?;
+            explain::explain(&experiment, &input, &address, output)
+        }
+        Some(Command::List { what }) => list(what, output),
+    }
+}
+
+/// What `pagewalk` does when it is told nothing.
+fn main_job(output: Output) -> Result<()> {
+    let args = cli::Experiment::default_for("cascade-lake");
+    let (experiment, input) = inputs::experiment(&MAIN_JOB.map(String::from), &args)?;
+    let outcomes = outcomes(&experiment, &input, output)?;
+    print_outcomes(&outcomes, output)
+}
+
+fn outcomes(experiment: &experiment::Experiment, input: &inputs::Input, output: Output) -> Result<Vec<Outcome>> {
+    let mut source = input.open(experiment.seed)?;
+    let progress = progress::Bar::new(output.quiet);
+    let outcomes = experiment::run(experiment, &mut *source, &mut |p| progress.show(p))?;
+    progress.end();
+    Ok(outcomes)
+}
+
+fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
+    if output.json {
+        return print(&(serde_json::to_string_pretty(outcomes)? + "\n"));
+    }
+    let mut text = String::new();
+    if let Some(first) = outcomes.first() {
+        text += &format!(
+            "{}\non {}: {} accesses after {} of warm-up, {} cycles under {}\n\n",
+            first.workload,
+            first.machine,
+            report::thousands(first.accesses),
+            report::thousands(first.warmup),
+            report::thousands(first.cycles),
+            first.system,
+        );
+    }
+    text += &report::comparison(outcomes);
+    text.push('\n');
+    if let Some(sentence) = report::meaning(outcomes) {
+        text += &format!("\n{sentence}\n");
+    }
+    if let Some(checked) = outcomes.first().and_then(|o| o.verified) {
+        text += &format!(
+            "\nThe oracle checked {} accesses under each system and found no mismatch.\n",
+            report::thousands(checked)
+        );
+    }
+    print(&text)
+}
+
+/// Writes to standard output, noticing a full disk.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the result")
+}
+
+fn list(what: Listed, output: Output) -> Result<()> {
+    let rows: Vec<(String, String)> = match what {
+        Listed::Systems => lab::system::PRESETS.iter().map(|(n, d)| (n.to_string(), d.to_string())).collect(),
+        Listed::Machines => machine::profile::Profile::list()
+            .map(|(name, _)| Ok((name.to_string(), machine::profile::Profile::builtin(name)?.title)))
+            .collect::<Result<_>>()?,
+        Listed::Workloads => {
+            workloads::list().iter().map(|w| (w.name.to_string(), w.summary.to_string())).collect()
+        }
+    };
+    if output.json {
+        let rows: Vec<_> =
+            rows.iter().map(|(name, what)| serde_json::json!({ "name": name, "what": what })).collect();
+        return print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+    }
+    let width = rows.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
+    let mut text: String = rows.iter().map(|(n, d)| format!("{n:width$}  {d}\n")).collect();
+    match what {
+        Listed::Systems => {
+            text += "\nFeatures, added with `+` (nested+frag=0.5+host-pt-node=1):\n";
+            let width = lab::System::features().iter().map(|(n, _)| n.len()).max().unwrap_or(0);
+            text.extend(lab::System::features().iter().map(|(n, d)| format!("  {n:width$}  {d}\n")));
+        }
+        Listed::Machines => text += "\nA profile of your own: `-m my.toml`.\n",
+        Listed::Workloads => {
+            text += "\nParameters (`gups:footprint=64GiB,threads=4`):\n";
+            for w in workloads::list() {
+                text += &format!("  {} (from {})\n", w.name, w.source);
+                text.extend(w.parameters.iter().map(|p| format!("      {p}\n")));
+            }
+        }
+    }
+    print(&text)
+}

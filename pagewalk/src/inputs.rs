@@ -1,0 +1,102 @@
+//! From what was typed to an input, a machine and systems.
+
+use crate::cli;
+use anyhow::{Context, Result, bail};
+use lab::System;
+use lab::experiment::Experiment;
+use machine::input::Source;
+use machine::profile::Profile;
+use std::path::Path;
+
+/// The built-in trace: a real program's accesses, see `data/README.md`.
+static BUILTIN: &[u8] = include_bytes!("../../data/default.parquet");
+
+/// Accesses of a generator that are counted, and those that warm up, if nothing was said.
+const GENERATED: u64 = 10_000_000;
+const GENERATED_WARMUP: u64 = 5_000_000;
+
+/// Where accesses come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The trace in the program.
+    Builtin,
+    /// A trace file.
+    Trace(String),
+    /// A generator and its parameters.
+    Workload(String),
+}
+
+impl Input {
+    /// What `-w` means: a file that exists, or looks like one; else a workload.
+    pub fn parse(text: Option<&str>) -> Input {
+        match text {
+            None => Input::Builtin,
+            Some(text) if Path::new(text).exists() || text.contains('/') || looks_like_file(text) => {
+                Input::Trace(text.to_string())
+            }
+            Some(text) => Input::Workload(text.to_string()),
+        }
+    }
+
+    /// Opens it.
+    pub fn open(&self, seed: u64) -> Result<Box<dyn Source>> {
+        Ok(match self {
+            Input::Builtin => trace::from_bytes(BUILTIN, "built-in trace")?,
+            Input::Trace(file) => trace::open(Path::new(file), &trace::OpenOptions::default())?,
+            Input::Workload(spec) => workloads::build(spec, seed)?,
+        })
+    }
+}
+
+/// A workload's name has no dot before its parameters; a file's usually has.
+fn looks_like_file(text: &str) -> bool {
+    text.split(':').next().is_some_and(|name| name.contains('.'))
+}
+
+/// The profile of a name or a file.
+pub fn machine(name: &str) -> Result<Profile> {
+    if name.ends_with(".toml") || name.contains('/') {
+        let text = std::fs::read_to_string(name).with_context(|| format!("cannot read machine profile `{name}`"))?;
+        return Ok(Profile::from_toml(&text, name)?);
+    }
+    Ok(Profile::builtin(name)?)
+}
+
+/// All of an experiment but its accesses.
+pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experiment, Input)> {
+    let systems = systems.iter().map(|s| System::parse(s)).collect::<Result<Vec<_>, _>>()?;
+    if systems.is_empty() {
+        bail!("no system was named; `pagewalk list systems` lists them");
+    }
+    let profile = machine(&args.machine)?;
+    let input = Input::parse(args.workload.as_deref());
+    let (warmup, accesses) = match &input {
+        Input::Workload(_) => {
+            let accesses = args.accesses.unwrap_or(GENERATED);
+            (args.warmup.unwrap_or(GENERATED_WARMUP.min(accesses)), Some(accesses))
+        }
+        Input::Builtin | Input::Trace(_) => {
+            // Half of a trace warms the caches, so that a short one is not all cold misses.
+            let all = input.open(args.seed)?.setup()?.accesses;
+            let warmup = args.warmup.unwrap_or_else(|| all.unwrap_or(0) / 2);
+            (warmup, args.accesses)
+        }
+    };
+    let experiment =
+        Experiment { systems, profile, warmup, accesses, seed: args.seed, verify: args.verify, threads: 0 };
+    Ok((experiment, input))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_and_workloads_are_told_apart() {
+        assert_eq!(Input::parse(None), Input::Builtin);
+        assert_eq!(Input::parse(Some("gups:footprint=1GiB")), Input::Workload("gups:footprint=1GiB".into()));
+        assert_eq!(Input::parse(Some("gusp")), Input::Workload("gusp".into()));
+        assert_eq!(Input::parse(Some("zipf:theta=0.5")), Input::Workload("zipf:theta=0.5".into()));
+        assert_eq!(Input::parse(Some("missing.parquet")), Input::Trace("missing.parquet".into()));
+    }
+}

@@ -1,0 +1,41 @@
+//! Progress of long work: on a terminal, and only there.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lab::experiment::Progress;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// A line on standard error that says how far the work is, how fast, and how
+/// long it will take.
+#[derive(Debug)]
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar; a hidden one if it should be quiet or standard error is no terminal.
+    pub fn new(quiet: bool) -> Bar {
+        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(style("{spinner} {human_pos} accesses, {per_sec}, {elapsed}"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Bar(bar)
+    }
+
+    /// Shows how far the work is.
+    pub fn show(&self, progress: Progress) -> ControlFlow<()> {
+        if let (Some(total), None) = (progress.total, self.0.length()) {
+            self.0.set_length(total);
+            self.0.set_style(style("{bar:30} {human_pos} of {human_len} accesses, {per_sec}, {eta} left"));
+        }
+        self.0.set_position(progress.accesses);
+        ControlFlow::Continue(())
+    }
+
+    /// Takes the line away.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
