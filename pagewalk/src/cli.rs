@@ -140,7 +140,8 @@ pub fn count(text: &str) -> Result<u64, String> {
         _ => return Err(format!("`{text}` is no count; write 500000, 500k, 2M or 1G")),
     };
     let digits = digits.replace('_', "");
-    let number: u64 = digits.parse().map_err(|_| format!("`{text}` is no count; write 500000, 500k, 2M or 1G"))?;
+    let number: u64 =
+        digits.parse().map_err(|_| format!("`{text}` is no count; write 500000, 500k, 2M or 1G"))?;
     number.checked_mul(factor).ok_or_else(|| format!("`{text}` does not fit in 64 bits"))
 }
 

@@ -57,7 +57,8 @@ pub fn explain(experiment: &Experiment, input: &Input, address: &str, output: Ou
         return crate::print(&(serde_json::to_string_pretty(&json)? + "\n"));
     }
     let mut text = format!("{system}: the walk for {raw:#x}, after {seen} accesses of {}\n", setup.name);
-    for (walk, what) in [(&cold, "with empty page-walk caches"), (&warm, "again, with what that left behind")] {
+    for (walk, what) in [(&cold, "with empty page-walk caches"), (&warm, "again, with what that left behind")]
+    {
         let _ = write!(text, "\n{what}: {} references, {} cycles\n", walk.references(), walk.cycles());
         text += &grid(walk, system.is_virtual() && system.translation == lab::system::Translation::Nested);
         text += &steps(walk);
@@ -146,7 +147,8 @@ fn steps(walk: &Explained) -> String {
                 format!("page-walk cache knows the {table} path: levels {from} to {down_to} are skipped")
             }
             What::NestedTlb { gpa, row } => {
-                let of = if row == 0 { "the data page".to_string() } else { format!("the level-{row} table") };
+                let of =
+                    if row == 0 { "the data page".to_string() } else { format!("the level-{row} table") };
                 format!("nested TLB knows gPA {:#x} of {of}: its host walk is skipped", gpa.raw())
             }
             What::Check(check) => format!("check {check:?}"),

@@ -9,7 +9,7 @@ use machine::profile::Profile;
 use std::path::Path;
 
 /// The built-in trace: a real program's accesses, see `data/README.md`.
-static BUILTIN: &[u8] = include_bytes!("../../data/default.parquet");
+static BUILTIN: &[u8] = &[];
 
 /// Accesses of a generator that are counted, and those that warm up, if nothing was said.
 const GENERATED: u64 = 10_000_000;
@@ -41,8 +41,11 @@ impl Input {
     /// Opens it.
     pub fn open(&self, seed: u64) -> Result<Box<dyn Source>> {
         Ok(match self {
-            Input::Builtin => trace::from_bytes(BUILTIN, "built-in trace")?,
-            Input::Trace(file) => trace::open(Path::new(file), &trace::OpenOptions::default())?,
+            Input::Builtin => {
+                let _ = BUILTIN;
+                bail!("TMP")
+            }
+            Input::Trace(file) => bail!("TMP {file}"),
             Input::Workload(spec) => workloads::build(spec, seed)?,
         })
     }
@@ -56,7 +59,8 @@ fn looks_like_file(text: &str) -> bool {
 /// The profile of a name or a file.
 pub fn machine(name: &str) -> Result<Profile> {
     if name.ends_with(".toml") || name.contains('/') {
-        let text = std::fs::read_to_string(name).with_context(|| format!("cannot read machine profile `{name}`"))?;
+        let text =
+            std::fs::read_to_string(name).with_context(|| format!("cannot read machine profile `{name}`"))?;
         return Ok(Profile::from_toml(&text, name)?);
     }
     Ok(Profile::builtin(name)?)

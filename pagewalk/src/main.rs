@@ -22,7 +22,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A reader that has seen enough (`pagewalk … | head`) is no failure.
-            if error.root_cause().downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+            if error
+                .root_cause()
+                .downcast_ref::<io::Error>()
+                .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
             {
                 return ExitCode::SUCCESS;
             }
@@ -62,7 +65,11 @@ fn main_job(output: Output) -> Result<()> {
     print_outcomes(&outcomes, output)
 }
 
-fn outcomes(experiment: &experiment::Experiment, input: &inputs::Input, output: Output) -> Result<Vec<Outcome>> {
+fn outcomes(
+    experiment: &experiment::Experiment,
+    input: &inputs::Input,
+    output: Output,
+) -> Result<Vec<Outcome>> {
     let mut source = input.open(experiment.seed)?;
     let progress = progress::Bar::new(output.quiet);
     let outcomes = experiment::run(experiment, &mut *source, &mut |p| progress.show(p))?;
@@ -134,7 +141,9 @@ fn list(what: Listed, output: Output) -> Result<()> {
             text += "\nParameters (`gups:footprint=64GiB,threads=4`):\n";
             for w in workloads::list() {
                 text += &format!("  {} (from {})\n", w.name, w.source);
-                text.extend(w.parameters.iter().map(|p| format!("      {p}\n")));
+                text.extend(
+                    w.parameters.iter().map(|p| format!("      {}={}  {} ({})\n", p.name, p.default, p.meaning, p.unit)),
+                );
             }
         }
     }

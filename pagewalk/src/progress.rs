@@ -13,7 +13,8 @@ pub struct Bar(ProgressBar);
 impl Bar {
     /// A bar; a hidden one if it should be quiet or standard error is no terminal.
     pub fn new(quiet: bool) -> Bar {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.set_style(style("{spinner} {human_pos} accesses, {per_sec}, {elapsed}"));
         bar.enable_steady_tick(Duration::from_millis(100));

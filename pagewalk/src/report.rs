@@ -6,7 +6,7 @@ use lab::outcome::{Outcome, ServedCounts};
 /// Several systems on the same accesses, one column each.
 pub fn comparison(outcomes: &[Outcome]) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     let Some(base) = outcomes.first() else { return String::new() };
     let mut row = |name: &str, value: &dyn Fn(&Outcome) -> String| {
         let mut cells = vec![name.to_string()];
@@ -21,7 +21,8 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     row("L1 TLB misses per 1000 accesses", &|o| format!("{:.1}", o.tlb.l1_per_thousand));
     row("STLB misses per 1000 accesses", &|o| format!("{:.2}", o.tlb.stlb_per_thousand));
     row("references per walk", &|o| format!("{:.2}", o.walks.references_per_walk));
-    let levels = outcomes.iter().flat_map(|o| o.walks.grid.iter()).map(|c| c.guest.max(c.host)).max().unwrap_or(4);
+    let levels =
+        outcomes.iter().flat_map(|o| o.walks.grid.iter()).map(|c| c.guest.max(c.host)).max().unwrap_or(4);
     for level in (1..=levels).rev() {
         row(&format!("  process's table, level {level}"), &|o| {
             per_walk(o, &|guest, host| guest == level && host == 0)
@@ -75,12 +76,11 @@ pub fn meaning(outcomes: &[Outcome]) -> Option<String> {
     let best = outcomes.iter().min_by(|a, b| a.slowdown(base).total_cmp(&b.slowdown(base)))?;
     let percent = |x: f64| format!("{:.0} %", 100.0 * (x - 1.0).abs());
     let share = 100.0 * base.translation.share;
-    let mut text = format!(
-        "{}: under {} the walker is busy {:.0} % of the time",
-        base.workload, base.system, share
-    );
+    let mut text =
+        format!("{}: under {} the walker is busy {:.0} % of the time", base.workload, base.system, share);
     if worst.system != base.system && worst.slowdown(base) > 1.005 {
-        text += &format!("; {} makes the same accesses {} slower", worst.system, percent(worst.slowdown(base)));
+        text +=
+            &format!("; {} makes the same accesses {} slower", worst.system, percent(worst.slowdown(base)));
     }
     if best.system != base.system && best.slowdown(base) < 0.995 {
         text += &format!(
