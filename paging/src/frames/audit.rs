@@ -76,8 +76,8 @@ impl<S: PhysSpace> FramePool<S> {
     fn audit_lists(&self, zone: &Zone, found: &Found) -> Result<(), AuditError> {
         for mobility in Mobility::ALL {
             for order in 0..ORDERS as u8 {
-                let list = zone.lists[mobility as usize][order as usize];
-                let listed = zone.nonempty[mobility as usize] >> order & 1 == 1;
+                let list = zone.lists.of(mobility, order);
+                let listed = zone.lists.orders(mobility, order) >> order & 1 == 1;
                 check(listed == (list.len > 0), list.head, "a free list's bit is wrong")?;
                 check(
                     list.len == found.heads[mobility as usize][order as usize],
@@ -252,7 +252,7 @@ impl Walk<'_> {
         check(owner.state().is_owned(), frame, "owned as something that cannot be owned")?;
         let order = owner.unit_order();
         check(
-            head & ((1 << order) - 1) == 0 && frame - head < 1 << order || order == 0,
+            head & ((1 << order) - 1) == 0 && frame - head < 1 << order,
             frame,
             "outside the unit it belongs to",
         )?;

@@ -7,18 +7,11 @@
 
 use super::descriptors::{Descriptors, Word};
 use super::fresh::{Fresh, Kind, aligned_blocks};
+use super::lists::{End, FreeLists};
 use super::pcp::PerCpu;
 use super::watermark::ZoneMarks;
-use super::{FrameState, MAX_ORDER, Mobility, NodeId, ORDERS, PAGEBLOCK, PAGEBLOCK_ORDER, ZoneKind};
+use super::{FrameState, MAX_ORDER, Mobility, NodeId, PAGEBLOCK, PAGEBLOCK_ORDER, ZoneKind};
 use alloc::vec::Vec;
-
-/// Free blocks of one order and mobility: a ring through the heads' words.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct FreeList {
-    /// The block that was freed last, if `len` is not 0.
-    pub head: u64,
-    pub len: u64,
-}
 
 /// A zone of a node.
 #[derive(Clone, Debug)]
@@ -27,10 +20,7 @@ pub(super) struct Zone {
     pub kind: ZoneKind,
     /// Its memory, ascending.
     pub ranges: Vec<Fresh>,
-    /// Free blocks by mobility and order.
-    pub lists: [[FreeList; ORDERS]; 2],
-    /// Orders whose list is not empty, by mobility.
-    pub nonempty: [u16; 2],
+    pub lists: FreeLists,
     /// Free frames: on the lists, and never used.
     pub free: u64,
     /// All frames.
@@ -50,8 +40,7 @@ impl Zone {
             node,
             kind,
             ranges: Vec::new(),
-            lists: Default::default(),
-            nonempty: [0; 2],
+            lists: FreeLists::default(),
             free: 0,
             frames: 0,
             marks: ZoneMarks::default(),
@@ -108,64 +97,27 @@ impl Zone {
         self.ranges.iter().position(|range| range.blocks.contains(&block))
     }
 
-    // The lists.
+    // Taking.
 
-    /// Puts a free block on its list (`__add_to_free_list`), at the end if `last`.
-    fn push(&mut self, d: &mut Descriptors, frame: u64, order: u8, last: bool) {
-        let mobility = d.mobility(frame) as usize;
-        let list = &mut self.lists[mobility][order as usize];
-        if list.len == 0 {
-            d.set_head(frame, order, Word::free(order, frame, frame));
-            list.head = frame;
-            self.nonempty[mobility] |= 1 << order;
-        } else {
-            let first = list.head;
-            let word = d.head(first, order);
-            let end = word.prev();
-            d.set_head(first, order, word.with_prev(frame));
-            // One block's two links are both changed: read it again.
-            let word = d.head(end, order);
-            d.set_head(end, order, word.with_next(frame));
-            d.set_head(frame, order, Word::free(order, first, end));
-            if !last {
-                list.head = frame;
-            }
-        }
-        list.len += 1;
+    fn push(&mut self, d: &mut Descriptors, frame: u64, order: u8) {
+        self.lists.push(d, frame, order, d.mobility(frame), End::Hot);
     }
 
-    /// Takes a free block off its list (`__del_page_from_free_list`). Its words stay as they are.
     fn unlink(&mut self, d: &mut Descriptors, frame: u64, order: u8) {
-        let mobility = d.mobility(frame) as usize;
-        let list = &mut self.lists[mobility][order as usize];
-        list.len -= 1;
-        if list.len == 0 {
-            self.nonempty[mobility] &= !(1 << order);
-            return;
-        }
-        let word = d.head(frame, order);
-        let (next, prev) = (word.next(), word.prev());
-        let word = d.head(next, order);
-        d.set_head(next, order, word.with_prev(prev));
-        let word = d.head(prev, order);
-        d.set_head(prev, order, word.with_next(next));
-        if list.head == frame {
-            list.head = next;
-        }
+        self.lists.unlink(d, frame, order, d.mobility(frame));
     }
 
     /// Keeps the lower 2^`order` frames of an unlinked block and frees the rest
     /// (`expand`). The kept block's pageblock is split if it is smaller than one.
     fn expand(&mut self, d: &mut Descriptors, frame: u64, from: u8, order: u8) {
+        let mobility = d.mobility(frame);
         for half in (order..from).rev() {
             if half == PAGEBLOCK_ORDER - 1 {
-                d.split_block(frame >> PAGEBLOCK_ORDER, Word::INNER);
+                d.split_free_block(frame >> PAGEBLOCK_ORDER);
             }
-            self.push(d, frame + (1 << half), half, false);
+            self.lists.push(d, frame + (1 << half), half, mobility, End::Hot);
         }
     }
-
-    // Taking.
 
     /// Takes a block of `order`. Its words are stale: the caller says what it is now.
     /// `stolen` counts blocks of the other mobility.
@@ -193,13 +145,13 @@ impl Zone {
     /// The block of the smallest order that will do (`__rmqueue_smallest`).
     #[inline]
     fn take_listed(&mut self, d: &mut Descriptors, order: u8, mobility: Mobility) -> Option<u64> {
-        let orders = self.nonempty[mobility as usize] >> order;
+        let orders = self.lists.orders(mobility, order);
         if orders == 0 {
             return None;
         }
-        let found = order + orders.trailing_zeros() as u8;
-        let frame = self.lists[mobility as usize][found as usize].head;
-        self.unlink(d, frame, found);
+        let found = orders.trailing_zeros() as u8;
+        let frame = self.lists.of(mobility, found).head;
+        self.lists.unlink(d, frame, found, mobility);
         self.expand(d, frame, found, order);
         Some(frame)
     }
@@ -246,15 +198,15 @@ impl Zone {
         }
         if kind == Kind::Clean {
             d.fill(start, order, Word::INNER);
-            self.push(d, start, order, false);
+            self.push(d, start, order);
             return;
         }
-        d.split_block(block, Word::INNER);
+        d.split_free_block(block);
         let mut from = start;
         let fillers = self.ranges[at].fillers(block).map(|offset| start + offset);
         for filler in fillers.chain([start + PAGEBLOCK]) {
             for (frame, order) in aligned_blocks(from..filler, PAGEBLOCK_ORDER - 1) {
-                self.push(d, frame, order, false);
+                self.push(d, frame, order);
             }
             if filler < start + PAGEBLOCK {
                 d.set_head(filler, 0, Word::owned(FrameState::Filler, 0, 1));
@@ -277,7 +229,7 @@ impl Zone {
     /// ones take the smallest, for movable pages among unmovable ones do no lasting harm.
     fn steal(&mut self, d: &mut Descriptors, order: u8, mobility: Mobility) -> Option<u64> {
         let other = mobility.other();
-        let orders = self.nonempty[other as usize] >> order << order;
+        let orders = self.lists.orders(other, order);
         if orders == 0 {
             return None;
         }
@@ -285,7 +237,7 @@ impl Zone {
         if largest < PAGEBLOCK_ORDER / 2 && mobility == Mobility::Movable {
             return self.take_listed(d, order, other);
         }
-        let frame = self.lists[other as usize][largest as usize].head;
+        let frame = self.lists.of(other, largest).head;
         if largest >= PAGEBLOCK_ORDER {
             self.unlink(d, frame, largest);
             d.set_mobility(frame, largest, mobility);
@@ -320,7 +272,7 @@ impl Zone {
         }
         d.set_mobility(block * PAGEBLOCK, PAGEBLOCK_ORDER, mobility);
         for (frame, order) in heads {
-            self.push(d, frame, order, false);
+            self.push(d, frame, order);
         }
     }
 
@@ -343,14 +295,14 @@ impl Zone {
         while order > limit || head != frame {
             order -= 1;
             if order == PAGEBLOCK_ORDER - 1 {
-                d.split_block(head >> PAGEBLOCK_ORDER, Word::INNER);
+                d.split_free_block(head >> PAGEBLOCK_ORDER);
             }
             let upper = head + (1 << order);
             if frame >= upper {
-                self.push(d, head, order, false);
+                self.push(d, head, order);
                 head = upper;
             } else {
-                self.push(d, upper, order, false);
+                self.push(d, upper, order);
             }
         }
         self.free -= 1 << order;
@@ -362,31 +314,41 @@ impl Zone {
     /// Frees a block of at most `MAX_ORDER` and merges it with its free buddies (`__free_one_page`).
     pub fn give(&mut self, d: &mut Descriptors, mut frame: u64, mut order: u8) {
         self.free += 1 << order;
+        let mobility = d.mobility(frame);
         if order < PAGEBLOCK_ORDER {
-            d.ensure_split(frame >> PAGEBLOCK_ORDER);
-        }
-        d.fill(frame, order, Word::INNER);
-        while order < MAX_ORDER {
-            let buddy = frame ^ 1 << order;
-            if d.is_free_head(buddy, order) {
-                self.unlink(d, buddy, order);
+            let block = frame >> PAGEBLOCK_ORDER;
+            d.ensure_split(block);
+            d.fill(frame, order, Word::INNER);
+            while order < PAGEBLOCK_ORDER {
+                let buddy = frame ^ 1 << order;
+                if !d.split(block)[(buddy & (PAGEBLOCK - 1)) as usize].is_free_head(order) {
+                    let end = self.end_for(d, frame, order);
+                    return self.lists.push(d, frame, order, mobility, end);
+                }
+                self.lists.unlink(d, buddy, order, mobility);
                 d.set_head(buddy, order, Word::INNER);
-            } else if !(order == PAGEBLOCK_ORDER && self.absorb(d, buddy >> PAGEBLOCK_ORDER)) {
-                break;
+                frame &= !(1 << order);
+                order += 1;
             }
-            if order >= PAGEBLOCK_ORDER {
+            d.merge_block(block);
+        } else {
+            d.fill(frame, order, Word::INNER);
+        }
+        if order == PAGEBLOCK_ORDER {
+            let buddy = frame ^ PAGEBLOCK;
+            let merges = d.is_free_head(buddy, PAGEBLOCK_ORDER);
+            if merges {
+                self.unlink(d, buddy, PAGEBLOCK_ORDER);
+            }
+            if merges || self.absorb(d, buddy >> PAGEBLOCK_ORDER) {
                 // Two pageblocks become one block: of the mobility that was freed.
-                let mobility = d.mobility(frame);
+                d.set_whole(buddy >> PAGEBLOCK_ORDER, Word::INNER);
                 d.set_mobility(buddy, PAGEBLOCK_ORDER, mobility);
-            }
-            frame &= !(1 << order);
-            order += 1;
-            if order == PAGEBLOCK_ORDER {
-                d.set_block(frame >> PAGEBLOCK_ORDER, Word::INNER);
+                frame &= !PAGEBLOCK;
+                order = MAX_ORDER;
             }
         }
-        let last = self.merges_soon(d, frame, order);
-        self.push(d, frame, order, last);
+        self.lists.push(d, frame, order, mobility, End::Hot);
     }
 
     /// Takes a fresh clean pageblock to merge with its buddy.
@@ -395,13 +357,49 @@ impl Zone {
             return false;
         };
         self.ranges[at].taken(Kind::Clean);
-        d.set_whole(block, Word::INNER);
         true
     }
 
-    /// Whether the buddy of the next order is free, so that this block, once its own buddy is,
-    /// merges twice: it is then used last (`buddy_merge_likely`).
-    fn merges_soon(&self, d: &Descriptors, frame: u64, order: u8) -> bool {
-        order < MAX_ORDER - 1 && d.is_free_head((frame & !(1 << order)) ^ 2 << order, order + 1)
+    /// Where a small block goes. If the buddy of the next order is free, this block merges twice once its own
+    /// buddy is: it is then used last (`buddy_merge_likely`).
+    fn end_for(&self, d: &Descriptors, frame: u64, order: u8) -> End {
+        if d.is_free_head((frame & !(1 << order)) ^ 2 << order, order + 1) { End::Cold } else { End::Hot }
+    }
+
+    /// Takes up to `count` single frames, with the result of as many calls of [`take`](Self::take)
+    /// but a whole block at a time. Their words are [`Word::PER_CPU`] then.
+    pub fn take_batch(
+        &mut self,
+        d: &mut Descriptors,
+        count: usize,
+        mobility: Mobility,
+        stolen: &mut u64,
+        mut to: impl FnMut(u64),
+    ) {
+        let mut left = count as u64;
+        while left > 0 {
+            let orders = self.lists.orders(mobility, 0);
+            if orders.trailing_zeros() >= PAGEBLOCK_ORDER.into() {
+                // Nothing small: splitting, carving and stealing are for one frame at a time.
+                let Some(frame) = self.take(d, 0, mobility, stolen) else { return };
+                d.set_head(frame, 0, Word::PER_CPU);
+                to(frame);
+                left -= 1;
+                continue;
+            }
+            let order = orders.trailing_zeros() as u8;
+            let start = self.lists.of(mobility, order).head;
+            self.lists.unlink(d, start, order, mobility);
+            let end = start + left.min(1 << order);
+            // All smaller lists are empty: frames come in ascending order, and at most one block
+            // of each order is left.
+            for (rest, order) in aligned_blocks(end..start + (1 << order), order) {
+                self.lists.push(d, rest, order, mobility, End::Hot);
+            }
+            d.fill_frames(start..end, Word::PER_CPU);
+            (start..end).for_each(&mut to);
+            self.free -= end - start;
+            left -= end - start;
+        }
     }
 }

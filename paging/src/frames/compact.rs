@@ -247,7 +247,7 @@ impl<S: PhysSpace> FramePool<S> {
 impl super::buddy::Zone {
     /// Whether a block of `order` is free.
     fn has_block(&mut self, d: &super::descriptors::Descriptors, order: u8) -> bool {
-        if self.nonempty.iter().any(|orders| orders >> order > 0) {
+        if Mobility::ALL.iter().any(|&mobility| self.lists.orders(mobility, order) > 0) {
             return true;
         }
         let kinds: &[Kind] = match order {

@@ -3,7 +3,9 @@
 use super::buddy::Zone;
 use super::descriptors::Descriptors;
 use super::fresh::{Kind, aligned_blocks};
-use super::{FramePool, MAX_ORDER, NodeId, ORDERS, PAGEBLOCK, PAGEBLOCK_ORDER, ZoneKind, ZoneMarks};
+use super::{
+    FramePool, MAX_ORDER, Mobility, NodeId, ORDERS, PAGEBLOCK, PAGEBLOCK_ORDER, ZoneKind, ZoneMarks,
+};
 use crate::PhysSpace;
 use core::mem::size_of;
 use core::ops::Range;
@@ -12,10 +14,8 @@ impl Zone {
     /// Free blocks by order, those that fresh memory will be carved into included.
     fn free_blocks(&self, d: &Descriptors) -> [u64; ORDERS] {
         let mut counts = [0; ORDERS];
-        for lists in &self.lists {
-            for (count, list) in counts.iter_mut().zip(lists) {
-                *count += list.len;
-            }
+        for (order, count) in (0..).zip(&mut counts) {
+            *count = Mobility::ALL.map(|mobility| self.lists.of(mobility, order).len).iter().sum();
         }
         for range in &self.ranges {
             let mut kinds = range.kinds(d).peekable();

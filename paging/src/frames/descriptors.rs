@@ -153,11 +153,16 @@ pub(super) struct Descriptors {
     /// A word for each pageblock. Raw, because the standard library knows how to get zeroed
     /// integers without touching them.
     whole: Vec<u64>,
-    /// The words of split pageblocks.
+    /// The words of split pageblocks, and of no others.
     frames: SparseFrames<Word>,
     /// A bit for each pageblock: grouped as unmovable.
     unmovable: Vec<u64>,
+    /// Words of pageblocks that became one free block, all [`Word::INNER`]: they split the next one.
+    spare: Vec<Box<[Word; BLOCK]>>,
 }
+
+/// Spare words at most: half a megabyte.
+const SPARE: usize = 128;
 
 impl Descriptors {
     /// Blank words for frames below `frames`.
@@ -168,6 +173,7 @@ impl Descriptors {
             whole: vec![0; blocks],
             frames: SparseFrames::new(frames),
             unmovable: vec![0; blocks.div_ceil(64)],
+            spare: Vec::new(),
         }
     }
 
@@ -186,7 +192,8 @@ impl Descriptors {
     }
 
     pub fn bytes(&self) -> usize {
-        (self.whole.len() + self.unmovable.len()) * size_of::<u64>() + self.frames.bytes()
+        (self.whole.len() + self.unmovable.len() + self.spare.len() * BLOCK) * size_of::<u64>()
+            + self.frames.bytes()
     }
 
     /// The word of pageblock `block`; blank beyond the end.
@@ -212,8 +219,27 @@ impl Descriptors {
     /// The word that describes `frame`: its own, or its pageblock's.
     #[inline(always)]
     pub fn of(&self, frame: u64) -> Word {
-        let whole = self.whole(frame >> PAGEBLOCK_ORDER);
-        if whole.is_split() { self.split(frame >> PAGEBLOCK_ORDER)[(frame & 511) as usize] } else { whole }
+        match self.frames.get(frame) {
+            Some(&word) => word,
+            None => self.whole(frame >> PAGEBLOCK_ORDER),
+        }
+    }
+
+    /// The word of a frame of a split pageblock.
+    #[inline(always)]
+    pub fn split_word(&mut self, frame: u64) -> Option<&mut Word> {
+        self.frames.get_mut(frame)
+    }
+
+    /// Whether an aligned block, smaller than a pageblock, of a split pageblock is all plain singles.
+    #[inline]
+    pub fn are_plain_singles(&self, frame: u64, order: u8) -> bool {
+        let at = (frame & (PAGEBLOCK - 1)) as usize;
+        at & ((1 << order) - 1) == 0
+            && self
+                .frames
+                .block(frame >> PAGEBLOCK_ORDER)
+                .is_some_and(|words| words[at..at + (1 << order)].iter().all(|word| word.is_plain_single()))
     }
 
     /// The word at the head of a block or unit of `order`.
@@ -291,6 +317,28 @@ impl Descriptors {
         self.frames.set_block(block, words);
     }
 
+    /// Splits a free pageblock: every word is [`Word::INNER`] until the caller says where blocks begin.
+    pub fn split_free_block(&mut self, block: u64) {
+        match self.spare.pop() {
+            Some(words) => {
+                self.set_whole(block, Word::SPLIT);
+                self.frames.set_block(block, words);
+            }
+            None => self.split_block(block, Word::INNER),
+        }
+    }
+
+    /// Makes a split pageblock, whose words are all [`Word::INNER`], (a part of) one free block.
+    pub fn merge_block(&mut self, block: u64) {
+        self.set_whole(block, Word::INNER);
+        if let Some(words) = self.frames.clear_block(block)
+            && self.spare.len() < SPARE
+        {
+            debug_assert!(words.iter().all(|word| word.is_inner()), "a pageblock merged with frames in use");
+            self.spare.push(words);
+        }
+    }
+
     /// Gives each frame of a pageblock that has one word a word of its own.
     #[inline]
     pub fn ensure_split(&mut self, block: u64) {
@@ -328,6 +376,13 @@ impl Descriptors {
             let at = (frame & 511) as usize;
             self.split_mut(block)[at..at + (1 << order)].fill(word);
         }
+    }
+
+    /// Gives frames of one split pageblock the word `word`.
+    pub fn fill_frames(&mut self, frames: Range<u64>, word: Word) {
+        let at = (frames.start & (PAGEBLOCK - 1)) as usize;
+        let len = (frames.end - frames.start) as usize;
+        self.split_mut(frames.start >> PAGEBLOCK_ORDER)[at..at + len].fill(word);
     }
 
     /// Gives a block that was just taken from the lists an owner.

@@ -23,12 +23,14 @@ mod fragment;
 mod fresh;
 mod hotplug;
 mod layout;
+mod lists;
 mod pcp;
 mod pool;
 mod request;
 mod state;
 #[cfg(test)]
 mod tests;
+mod units;
 mod watermark;
 
 pub use audit::{AuditError, Totals};

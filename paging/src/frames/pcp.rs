@@ -6,7 +6,7 @@
 //! span of memory a process's faults stay contiguous when others fault too.
 
 use super::buddy::Zone;
-use super::descriptors::{Descriptors, Word};
+use super::descriptors::Descriptors;
 use super::{CpuId, Mobility};
 use alloc::vec::Vec;
 use core::mem::size_of;
@@ -104,11 +104,7 @@ impl Zone {
             return Some(frame);
         }
         let mut list = self.pcp.take_list(cpu, mobility);
-        for _ in 0..batch.max(1) {
-            let Some(frame) = self.take(d, 0, mobility, stolen) else { break };
-            d.set_head(frame, 0, Word::PER_CPU);
-            list.push(frame as u32);
-        }
+        self.take_batch(d, batch.max(1).into(), mobility, stolen, |frame| list.push(frame as u32));
         *refills += u64::from(!list.is_empty());
         self.pcp.put_batch(cpu, mobility, list);
         self.pcp.pop(cpu, mobility)

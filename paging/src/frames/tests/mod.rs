@@ -1,6 +1,11 @@
 //! Tests of the pool as a whole.
 
+mod audit;
+mod behaviour;
+mod compaction;
+mod fragmentation;
 mod model;
+mod plug;
 mod random;
 
 use super::*;
@@ -31,6 +36,22 @@ fn small_layout() -> Layout {
 fn small_pool() -> Pool {
     let config = PoolConfig { pcp: PcpConfig { batch: 7, high: 20 }, ..PoolConfig::default() };
     Pool::new(&small_layout(), config).unwrap()
+}
+
+/// One node with `frames` frames in one Normal zone.
+fn flat_pool(frames: u64, config: PoolConfig) -> Pool {
+    let range = DMA32_END..DMA32_END + frames;
+    Pool::new(&Layout::of_ranges(core::slice::from_ref(&range)), config).unwrap()
+}
+
+/// An anonymous frame of node 0.
+fn anon() -> AllocRequest {
+    AllocRequest::new(NodeId(0), FrameState::Anon)
+}
+
+/// Allocates until refused.
+fn exhaust(pool: &mut Pool, request: AllocRequest) -> Vec<Hfn> {
+    core::iter::from_fn(|| pool.alloc(request).ok()).collect()
 }
 
 /// Free blocks of all orders.
