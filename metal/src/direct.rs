@@ -2,7 +2,7 @@
 
 use core::sync::atomic::AtomicU64;
 use paging::frames::{NoFrame, NodePolicy, Watermark};
-use paging::{Descriptor, Hfn, HostPhys, NodeId, Slot, SparseFrames, TableFrames, TableMemory};
+use paging::{Descriptor, ENTRIES, Hfn, HostPhys, NodeId, Slot, SparseFrames, TableFrames, TableMemory};
 
 /// Table bits in identity-mapped memory, with descriptors beside it.
 #[derive(Debug, Default)]
@@ -17,6 +17,10 @@ impl TableMemory for DirectMap {
         // SAFETY: frames of tables come from `Bump`, in identity-mapped memory
         // that nothing else uses, and entries are aligned.
         Some(unsafe { &*(slot.addr().raw() as *const AtomicU64) })
+    }
+    fn cells(&self, frame: Hfn) -> Option<&[AtomicU64; ENTRIES]> {
+        // SAFETY: as for `cell`; a frame holds as many entries and is aligned to them.
+        Some(unsafe { &*(frame.base().raw() as *const [AtomicU64; ENTRIES]) })
     }
     fn create(&mut self, frame: Hfn) {
         // SAFETY: the frame was just taken from `Bump`.

@@ -142,7 +142,9 @@ fn list(what: Listed, output: Output) -> Result<()> {
             for w in workloads::list() {
                 text += &format!("  {} (from {})\n", w.name, w.source);
                 text.extend(
-                    w.parameters.iter().map(|p| format!("      {}={}  {} ({})\n", p.name, p.default, p.meaning, p.unit)),
+                    w.parameters
+                        .iter()
+                        .map(|p| format!("      {}={}  {} ({})\n", p.name, p.default, p.meaning, p.unit)),
                 );
             }
         }

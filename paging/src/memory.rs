@@ -84,6 +84,10 @@ pub trait TableMemory: 'static {
     /// memory knows (a walker that is sent there by hostile bits reads zero).
     fn cell(&self, slot: Slot<Self::Space>) -> Option<&AtomicU64>;
 
+    /// The cells of the table page in `frame`, for a pass over them; `None` as
+    /// for [`TableMemory::cell`].
+    fn cells(&self, frame: Frame<Self::Space>) -> Option<&[AtomicU64; ENTRIES]>;
+
     /// Makes `frame` a table page with 512 empty entries.
     fn create(&mut self, frame: Frame<Self::Space>);
 
@@ -125,14 +129,7 @@ pub trait TableMemory: 'static {
     #[inline(always)]
     fn modify(&self, slot: Slot<Self::Space>, set: Flags, clear: Flags) -> Entry {
         let Some(cell) = self.cell(slot) else { return Entry::EMPTY };
-        let mut old = cell.load(Ordering::Relaxed);
-        loop {
-            let new = old & !clear.0 | set.0;
-            match cell.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Entry(old),
-                Err(now) => old = now,
-            }
-        }
+        modify(cell, set, clear)
     }
     /// What the walker does to an entry it used: sets `bits` if they are not yet
     /// set. Free of stores when they are.
@@ -144,6 +141,19 @@ pub trait TableMemory: 'static {
             // Only while the entry is the one that was walked: an entry that
             // software replaced meanwhile must not get bits (SDM 3A §4.8).
             let _ = cell.compare_exchange(seen.0, seen.0 | bits.0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Sets `set` and clears `clear` in a cell in one atomic step; returns the old entry.
+#[inline(always)]
+pub fn modify(cell: &AtomicU64, set: Flags, clear: Flags) -> Entry {
+    let mut old = cell.load(Ordering::Relaxed);
+    loop {
+        let new = old & !clear.0 | set.0;
+        match cell.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => return Entry(old),
+            Err(now) => old = now,
         }
     }
 }
@@ -224,6 +234,10 @@ impl<S: PhysSpace> TableMemory for Arena<S> {
             Some(Some(page)) => Some(&page.table.0[slot.index & (ENTRIES - 1)]),
             _ => None,
         }
+    }
+    #[inline(always)]
+    fn cells(&self, frame: Frame<S>) -> Option<&[AtomicU64; ENTRIES]> {
+        Some(&self.table(frame)?.0)
     }
     fn create(&mut self, frame: Frame<S>) {
         let place = self.tables.get_or_default(frame.number());

@@ -15,7 +15,8 @@ use crate::addr::{Addr, Frame, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
 use crate::flush::Flush;
 use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
-use crate::memory::{ENTRIES, Slot, TableMemory};
+use crate::memory::{ENTRIES, Slot, TableMemory, modify};
+use crate::sync::{AtomicU64, Ordering};
 use core::fmt;
 use core::ops::Range;
 
@@ -402,6 +403,12 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         Ok(NodeSet::default())
     }
 
+    /// CPUs of `nodes`, and of no other, may walk any of these tables from now
+    /// on, in whatever address space. Said with the table lock held, before a
+    /// CPU of a further node loads its root; until it is said, CPUs of all nodes
+    /// may. A copy that no CPU walks can be changed without atomic steps.
+    fn walked_by(&mut self, _nodes: NodeSet) {}
+
     /// Nodes whose CPUs could have cached something of the table named `table`.
     fn sharers(&self, _mem: &M, _table: Frame<M::Space>) -> NodeSet {
         NodeSet::ALL
@@ -501,15 +508,15 @@ pub fn update_copy<M: TableMemory>(
     f: &mut dyn FnMut(usize, Entry) -> Entry,
     done: &mut dyn FnMut(usize, Entry, Entry),
 ) {
+    let Some(cells) = env.mem.cells(table) else { return };
     let mut writes = 0;
     for index in range.clone() {
-        let slot = Slot::new(table, index);
-        let seen = env.mem.load(slot);
+        let seen = Entry(cells[index].load(Ordering::Relaxed));
         let new = f(index, seen);
         if new == seen {
             continue;
         }
-        let old = exchange(env.mem, slot, seen, new);
+        let old = exchange(&cells[index], seen, new);
         writes += 1;
         done(index, old, new);
     }
@@ -519,11 +526,11 @@ pub fn update_copy<M: TableMemory>(
 /// Makes `seen`, which one copy of an entry held, `new`: hardware's bits of the
 /// last moment are in the returned entry, and in the new one if the page stays.
 #[inline(always)]
-pub fn exchange<M: TableMemory>(mem: &M, slot: Slot<M::Space>, seen: Entry, new: Entry) -> Entry {
+pub fn exchange(cell: &AtomicU64, seen: Entry, new: Entry) -> Entry {
     if same_page(seen, new) {
-        mem.modify(slot, Flags(new.0 & !seen.0), Flags(seen.0 & !new.0))
+        modify(cell, Flags(new.0 & !seen.0), Flags(seen.0 & !new.0))
     } else {
-        mem.swap(slot, new)
+        Entry(cell.swap(new.0, Ordering::AcqRel))
     }
 }
 

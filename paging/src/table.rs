@@ -4,7 +4,7 @@
 use crate::addr::{Addr, Frame, PageSize, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
 use crate::flush::{Flush, Released};
-use crate::frames::{NoFrame, NodeId, NodeSet};
+use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
 use crate::memory::{ENTRIES, Slot, TableMemory};
 use crate::ops::{TableAt, TableEnv, TableOps, Visibility};
 use alloc::boxed::Box;
@@ -96,6 +96,9 @@ pub struct Forked {
 pub struct PageTable<I: Space, M: TableMemory> {
     ops: Box<dyn TableOps<I, M>>,
     root: Frame<M::Space>,
+    /// Where software of each node begins, as the seam said when it last
+    /// could have changed: asked on every look-up, it costs as much as the rest.
+    software_roots: [Frame<M::Space>; MAX_NODES],
     levels: u8,
     tables: [u64; 6],
 }
@@ -130,7 +133,8 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let root = ops.create_root(env, levels, node)?;
         let mut tables = [0; 6];
         tables[levels as usize] = 1;
-        Ok(PageTable { ops, root, levels, tables })
+        let software_roots = software_roots(&*ops, root);
+        Ok(PageTable { ops, root, software_roots, levels, tables })
     }
 
     /// The root as software knows it.
@@ -143,7 +147,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     }
     /// The root from which software on `node` goes down.
     fn software_root(&self, node: NodeId) -> Frame<M::Space> {
-        self.ops.software_root(self.root, node)
+        self.software_roots[node.index()]
     }
     /// Gives the CPUs of `nodes` tables of their own, or with no node all CPUs
     /// the same one; see [`TableOps::replicate`]. Returns the nodes that have
@@ -158,13 +162,21 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         nodes: NodeSet,
         flush: &mut Flush<I, M::Space>,
     ) -> Result<NodeSet, NoFrame> {
-        self.ops.replicate(env, &mut self.root, nodes, flush)
+        let done = self.ops.replicate(env, &mut self.root, nodes, flush);
+        self.software_roots = software_roots(&*self.ops, self.root);
+        done
     }
     /// Lets table pages follow the data; see [`TableOps::rebalance`]. Returns
     /// how many moved. If any did, every CPU must load its root anew before
     /// `flush` is discharged.
     pub fn rebalance(&mut self, env: &mut TableEnv<'_, M>, flush: &mut Flush<I, M::Space>) -> u64 {
-        self.ops.rebalance(env, &mut self.root, flush)
+        let moved = self.ops.rebalance(env, &mut self.root, flush);
+        self.software_roots = software_roots(&*self.ops, self.root);
+        moved
+    }
+    /// Says on which nodes CPUs may walk this table; see [`TableOps::walked_by`].
+    pub fn walked_by(&mut self, nodes: NodeSet) {
+        self.ops.walked_by(nodes);
     }
     /// Lets a lazy replica of `node` fill itself for `addr`; whether that
     /// repaired the access. See [`TableOps::fault_in`].
@@ -650,6 +662,13 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         self.ops.free(env, self.root, root);
         Ok(())
     }
+}
+
+fn software_roots<I: Space, M: TableMemory>(
+    ops: &dyn TableOps<I, M>,
+    root: Frame<M::Space>,
+) -> [Frame<M::Space>; MAX_NODES] {
+    core::array::from_fn(|node| ops.software_root(root, NodeId(node as u8)))
 }
 
 /// Whether no entry of `table` is used.

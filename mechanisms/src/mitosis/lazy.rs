@@ -15,7 +15,7 @@
 //! to leaf tables of all owners): one page more for 512 leaf tables.
 
 use super::convert::children;
-use super::pass::{self, Scratch};
+use super::pass::{self, Pass, Scratch};
 use super::ring::{self, HARDWARE, Role};
 use alloc::boxed::Box;
 use core::ops::Range;
@@ -255,7 +255,8 @@ impl<I: Space, M: TableMemory> TableOps<I, M> for Lazy<M::Space> {
             return update_copy(env, table, range, f, done);
         }
         let scratch = self.scratch.get_or_insert_with(Scratch::new);
-        pass::update(env, table, range, true, scratch, f, done);
+        let pass = Pass { table, range, lazy: true, walkers: NodeSet::ALL };
+        pass::update(env, pass, scratch, f, done);
     }
 
     fn fault_in(

@@ -10,8 +10,10 @@
 use super::ring::{self, HARDWARE};
 use alloc::boxed::Box;
 use core::ops::Range;
-use paging::ops::exchange;
-use paging::{ENTRIES, Entry, Flags, Frame, Slot, TableEnv, TableMemory};
+use paging::frames::NodeSet;
+use paging::ops::{exchange, same_page};
+use paging::sync::{AtomicU64, Ordering};
+use paging::{ENTRIES, Entry, Flags, Frame, TableEnv, TableMemory};
 
 /// What a pass remembers of each entry between its steps; on the heap, as a
 /// kernel's stack is small.
@@ -38,28 +40,37 @@ impl Scratch {
     }
 }
 
-/// [`paging::TableOps::update`] over all copies of `table`. With `lazy`, an
-/// entry that a copy other than `table` does not hold stays out of it.
+/// What a pass goes over.
+pub(super) struct Pass<S> {
+    /// The copy that software named.
+    pub(super) table: Frame<S>,
+    /// The entries.
+    pub(super) range: Range<usize>,
+    /// An entry that another copy does not hold stays out of it.
+    pub(super) lazy: bool,
+    /// Copies for other nodes than these are nobody's but ours now.
+    pub(super) walkers: NodeSet,
+}
+
+/// [`paging::TableOps::update`] over all copies of a table.
 pub(super) fn update<M: TableMemory>(
     env: &mut TableEnv<'_, M>,
-    table: Frame<M::Space>,
-    range: Range<usize>,
-    lazy: bool,
+    pass: Pass<M::Space>,
     scratch: &mut Scratch,
     f: &mut dyn FnMut(usize, Entry) -> Entry,
     done: &mut dyn FnMut(usize, Entry, Entry),
 ) {
+    let Pass { table, range, lazy, walkers } = pass;
     let Scratch { seen, new, late } = scratch;
+    let Some(cells) = env.mem.cells(table) else { return };
     for index in range.clone() {
-        seen[index] = env.mem.load(Slot::new(table, index));
+        seen[index] = Entry(cells[index].load(Ordering::Relaxed));
     }
-    let mut at = ring::next(env.mem, table);
-    while at != table {
+    for (copy, _) in ring::copies(env.mem, table).skip(1) {
+        let Some(cells) = env.mem.cells(copy) else { continue };
         for index in range.clone() {
-            let bits = env.mem.load(Slot::new(at, index)).flags().0 & HARDWARE.0;
-            seen[index] = seen[index].with(Flags(bits));
+            seen[index].0 |= cells[index].load(Ordering::Relaxed) & HARDWARE.0;
         }
-        at = ring::next(env.mem, at);
     }
     let mut changed = 0;
     for index in range.clone() {
@@ -69,14 +80,21 @@ pub(super) fn update<M: TableMemory>(
     }
     ring::each(env, table, |env, copy| {
         let mut writes = 0;
-        if changed > 0 {
+        let walked = ring::is_walked(env.mem, copy, walkers);
+        if changed > 0
+            && let Some(cells) = env.mem.cells(copy)
+        {
             for index in range.clone() {
-                let slot = Slot::new(copy, index);
-                if new[index] == seen[index] || lazy && copy != table && env.mem.load(slot).is_empty() {
+                let held = !lazy || copy == table || cells[index].load(Ordering::Relaxed) != 0;
+                if new[index] == seen[index] || !held {
                     continue;
                 }
-                // What was set after the first look: `done` must be told.
-                late[index] |= exchange(env.mem, slot, seen[index], new[index]).bits() & HARDWARE.0;
+                if walked {
+                    // What was set after the first look: `done` must be told.
+                    late[index] |= exchange(&cells[index], seen[index], new[index]).bits() & HARDWARE.0;
+                } else {
+                    replace(&cells[index], seen[index], new[index]);
+                }
                 writes += 1;
             }
         }
@@ -89,4 +107,16 @@ pub(super) fn update<M: TableMemory>(
             }
         }
     }
+}
+
+/// [`exchange`] in a copy that no CPU walks: an atomic step takes about as long
+/// as all else that a pass does to an entry.
+#[inline(always)]
+fn replace(cell: &AtomicU64, seen: Entry, new: Entry) {
+    let own = if same_page(seen, new) {
+        cell.load(Ordering::Relaxed) & !(seen.bits() & !new.bits()) | new.bits() & !seen.bits()
+    } else {
+        new.bits()
+    };
+    cell.store(own, Ordering::Release);
 }

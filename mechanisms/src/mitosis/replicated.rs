@@ -1,6 +1,6 @@
 //! Eager replication: every node of a set has a complete tree of its own.
 
-use super::pass::{self, Scratch};
+use super::pass::{self, Pass, Scratch};
 use super::place::Place;
 use super::ring::{self, HARDWARE, Role};
 use alloc::boxed::Box;
@@ -25,6 +25,8 @@ pub struct Replicated<S: PhysSpace> {
     /// The root for each node's CPUs.
     pub(super) roots: [Frame<S>; MAX_NODES],
     pub(super) levels: u8,
+    /// The nodes whose CPUs may walk the tables now.
+    walkers: NodeSet,
     /// The node that the last interleaved page went to.
     turn: NodeId,
     scratch: Option<Box<Scratch>>,
@@ -40,6 +42,7 @@ impl<S: PhysSpace> Replicated<S> {
             follow: false,
             roots: [Frame::new(0); MAX_NODES],
             levels: 0,
+            walkers: NodeSet::ALL,
             turn: NodeId(0),
             scratch: None,
         }
@@ -213,8 +216,12 @@ impl<I: Space, M: TableMemory> TableOps<I, M> for Replicated<M::Space> {
         if !counts && ring::next(env.mem, table) == table {
             return update_copy(env, table, range, f, done);
         }
+        // CPUs of nodes without a tree are in another node's.
+        let strangers = !self.walkers.minus(self.nodes).is_empty();
+        let walkers = if strangers { NodeSet::ALL } else { self.walkers };
         let mut scratch = self.scratch.take().unwrap_or_else(Scratch::new);
-        pass::update(env, table, range.clone(), false, &mut scratch, f, done);
+        let pass = Pass { table, range: range.clone(), lazy: false, walkers };
+        pass::update(env, pass, &mut scratch, f, done);
         if counts {
             for (old, new) in scratch.changes(range) {
                 self.note(env, table, old, new);
@@ -241,6 +248,10 @@ impl<I: Space, M: TableMemory> TableOps<I, M> for Replicated<M::Space> {
     ) -> Result<NodeSet, NoFrame> {
         self.convert(env, master, nodes, flush)?;
         Ok(self.nodes)
+    }
+
+    fn walked_by(&mut self, nodes: NodeSet) {
+        self.walkers = nodes;
     }
 
     fn copies(&self, mem: &M, table: Frame<M::Space>, visit: &mut dyn FnMut(Frame<M::Space>)) {

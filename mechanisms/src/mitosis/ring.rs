@@ -70,6 +70,12 @@ fn set_next<M: TableMemory>(mem: &mut M, frame: Frame<M::Space>, next: Frame<M::
     }
 }
 
+/// Whether a CPU may be in the copy in `frame` when CPUs of `walkers` alone walk the tables.
+#[inline(always)]
+pub(super) fn is_walked<M: TableMemory>(mem: &M, frame: Frame<M::Space>, walkers: NodeSet) -> bool {
+    walkers == NodeSet::ALL || !matches!(role(mem, frame), Role::Node(node) if !walkers.contains(node))
+}
+
 /// Passes all copies of the table that `any` is a copy of, `any` first.
 pub fn copies<M: TableMemory>(
     mem: &M,

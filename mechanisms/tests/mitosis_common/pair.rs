@@ -7,20 +7,76 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 pub enum Action {
-    Map { page: u64, size: PageSize, frame: u64, node: u8 },
-    Populate { page: u64, pages: u64, node: u8 },
-    Unmap { page: u64, pages: u64, node: u8 },
-    Protect { page: u64, pages: u64, write: bool, node: u8 },
-    Age { page: u64, pages: u64, node: u8 },
-    Hide { page: u64, pages: u64, hide: bool },
-    Split { page: u64, node: u8 },
-    Collapse { block: u64, frame: u64 },
-    Replace { page: u64, frame: u64, node: u8 },
-    Clean { page: u64 },
-    Access { page: u64, write: bool, node: u8 },
-    Fork { page: u64, pages: u64, nodes: u8 },
-    Replicate { nodes: u8, stale: Vec<Stale>, fail_after: Option<usize> },
-    Rebalance { stale: Vec<Stale> },
+    Map {
+        page: u64,
+        size: PageSize,
+        frame: u64,
+        node: u8,
+    },
+    Populate {
+        page: u64,
+        pages: u64,
+        node: u8,
+    },
+    Unmap {
+        page: u64,
+        pages: u64,
+        node: u8,
+    },
+    Protect {
+        page: u64,
+        pages: u64,
+        write: bool,
+        node: u8,
+    },
+    Age {
+        page: u64,
+        pages: u64,
+        node: u8,
+    },
+    Hide {
+        page: u64,
+        pages: u64,
+        hide: bool,
+    },
+    Split {
+        page: u64,
+        node: u8,
+    },
+    Collapse {
+        block: u64,
+        frame: u64,
+    },
+    Replace {
+        page: u64,
+        frame: u64,
+        node: u8,
+    },
+    Clean {
+        page: u64,
+    },
+    /// CPUs of these nodes run the program, and no others.
+    Run {
+        nodes: u8,
+    },
+    Access {
+        page: u64,
+        write: bool,
+        node: u8,
+    },
+    Fork {
+        page: u64,
+        pages: u64,
+        nodes: u8,
+    },
+    Replicate {
+        nodes: u8,
+        stale: Vec<Stale>,
+        fail_after: Option<usize>,
+    },
+    Rebalance {
+        stale: Vec<Stale>,
+    },
 }
 
 /// An access (page, store, node) of a walker that is still in the old tree when
@@ -57,6 +113,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         2 => (page(), 0u64..FRAMES, node.clone()).prop_map(|(page, frame, node)| Action::Replace { page, frame, node }),
         1 => page().prop_map(|page| Action::Clean { page }),
         10 => (prop_oneof![0u64..64, page()], any::<bool>(), node).prop_map(|(page, write, node)| Action::Access { page, write, node }),
+        1 => (1u8..16).prop_map(|nodes| Action::Run { nodes }),
         1 => (page(), pages(), 0u8..16).prop_map(|(page, pages, nodes)| Action::Fork { page, pages, nodes }),
         3 => (0u8..16, stale(), prop_oneof![4 => Just(None), 1 => (0usize..12).prop_map(Some)])
             .prop_map(|(nodes, stale, fail_after)| Action::Replicate { nodes, stale, fail_after }),
@@ -88,6 +145,7 @@ pub struct Pair {
     pub table: Table,
     pub model: Model,
     pub nodes: NodeSet,
+    pub running: NodeSet,
     /// Whether some node may have run out of pages, so that a copy may lie elsewhere.
     pub tight: bool,
 }
@@ -100,7 +158,16 @@ impl Pair {
         let nodes = NodeSet(start);
         let table = Table::new(kind.ops(nodes), &mut world.env(NodeId(1)), 4, NodeId(1)).unwrap();
         let tight = left.iter().any(|&pages| pages < 1000);
-        Pair { kind, tlb: BTreeMap::new(), world, table, model: Model::new(), nodes, tight }
+        Pair {
+            kind,
+            tlb: BTreeMap::new(),
+            world,
+            table,
+            model: Model::new(),
+            nodes,
+            running: NodeSet::ALL,
+            tight,
+        }
     }
 
     fn is_lazy(&self) -> bool {
@@ -136,6 +203,9 @@ impl Pair {
 
     /// A walk of `node`'s CPU, which has `root` loaded; after a fault its own root.
     pub fn access(&mut self, root: Hfn, page: u64, write: bool, node: u8) {
+        if !self.running.contains(NodeId(node)) {
+            return;
+        }
         let levels = self.table.levels();
         let mut got = walk(&self.world.mem, root, levels, page, write);
         if got.is_err() && self.is_lazy() {
@@ -349,6 +419,10 @@ impl Pair {
                 if let Some((start, _)) = old {
                     self.model.get_mut(&start).unwrap().dirty = false;
                 }
+            }
+            Action::Run { nodes } => {
+                self.running = NodeSet(nodes);
+                self.table.walked_by(self.running);
             }
             Action::Access { page, write, node } => {
                 let root = self.table.hardware_root(NodeId(node));
