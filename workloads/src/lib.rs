@@ -33,16 +33,22 @@
 mod chained;
 mod emit;
 mod layout;
+mod levels;
 mod parameters;
 mod random;
 mod registry;
 mod skew;
 
+mod bfs;
 mod btree;
+mod canneal;
 mod chase;
+mod graph;
 mod gups;
 mod hashjoin;
 mod kv;
+mod mcf;
+mod pagerank;
 mod stream;
 mod xsbench;
 mod zipf;
@@ -59,6 +65,10 @@ const ALL: &[Workload] = &[
     xsbench::WORKLOAD,
     btree::WORKLOAD,
     hashjoin::WORKLOAD,
+    bfs::WORKLOAD,
+    pagerank::WORKLOAD,
+    canneal::WORKLOAD,
+    mcf::WORKLOAD,
 ];
 
 #[cfg(test)]

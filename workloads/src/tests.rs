@@ -51,6 +51,10 @@ const GOLDEN: &[(&str, u64)] = &[
     ("xsbench", 0x957cce6c426c916e),
     ("btree", 0x315a63a9911eac85),
     ("hashjoin", 0x57da136808b1902d),
+    ("bfs", 0xfe05b1e39c202975),
+    ("pagerank", 0xeaf8dd8d0cb1ea1b),
+    ("canneal", 0x66183b58e9f78963),
+    ("mcf", 0x0edf8754dac5d772),
 ];
 
 #[test]
