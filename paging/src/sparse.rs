@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
 use core::mem::size_of;
 
 /// Values in a pageblock: the frames of a 2 MiB page.
@@ -22,7 +23,7 @@ pub const BLOCK: usize = 512;
 /// assert_eq!(owner.get(0x8000_0001), Some(&0)); // same pageblock
 /// assert_eq!(owner.get(0), None);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SparseFrames<T> {
     directory: Vec<Option<Box<[T; BLOCK]>>>,
     blocks: usize,
@@ -31,6 +32,13 @@ pub struct SparseFrames<T> {
 impl<T> Default for SparseFrames<T> {
     fn default() -> Self {
         SparseFrames { directory: Vec::new(), blocks: 0 }
+    }
+}
+
+impl<T> fmt::Debug for SparseFrames<T> {
+    /// Sizes only: the values may be millions.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SparseFrames").field("blocks", &self.blocks).field("bytes", &self.bytes()).finish()
     }
 }
 

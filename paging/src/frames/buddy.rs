@@ -5,6 +5,7 @@
 //! half, freeing merges with the buddy, and a request whose own
 //! mobility has nothing left takes from the other so that mixing stays rare.
 
+use super::compact::Deferral;
 use super::descriptors::{Descriptors, Word};
 use super::fresh::{Fresh, Kind, aligned_blocks};
 use super::lists::{End, FreeLists};
@@ -32,6 +33,7 @@ pub(super) struct Zone {
     pub pcp: PerCpu,
     /// Where compaction goes on: source and target pageblock.
     pub scanners: Option<(u64, u64)>,
+    pub deferral: Deferral,
 }
 
 impl Zone {
@@ -47,6 +49,7 @@ impl Zone {
             reserve: [0; 3],
             pcp: PerCpu::default(),
             scanners: None,
+            deferral: Deferral::default(),
         }
     }
 

@@ -30,6 +30,31 @@ pub struct CompactReport {
 /// taken over the state and count of `from`, and `from` is free when the compaction returns.
 pub type MoveFrame<'a, S> = dyn FnMut(Frame<S>, Frame<S>, u8) -> bool + 'a;
 
+/// When a zone is not worth another try (Linux `compaction_deferred`): after each failure twice as many
+/// requests go by, up to 64.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Deferral {
+    /// Requests since the last try.
+    passed: u32,
+    /// log2 of the requests to let pass.
+    shift: u32,
+}
+
+impl Deferral {
+    const MAX_SHIFT: u32 = 6;
+
+    /// Whether to let this request pass.
+    fn defers(&mut self) -> bool {
+        self.passed += 1;
+        self.passed < 1 << self.shift
+    }
+
+    fn tried(&mut self, success: bool) {
+        let shift = if success { 0 } else { Self::MAX_SHIFT.min(self.shift + 1) };
+        *self = Deferral { passed: 0, shift };
+    }
+}
+
 /// Where a unit goes.
 enum Target {
     /// To a free frame that the descending scanner of zone `.0` finds in the frames `.1`.
@@ -42,14 +67,39 @@ impl<S: PhysSpace> FramePool<S> {
     /// Moves movable units (anonymous and file pages, and fillers if they are movable) until
     /// `node` has a free block of `order`.
     pub fn compact(&mut self, node: NodeId, order: u8, move_frame: &mut MoveFrame<'_, S>) -> CompactReport {
+        self.compact_zones(node, order, move_frame, |_| true)
+    }
+
+    /// As [`compact`](Self::compact), for a fault that could use a huge page: zones in which it failed lately
+    /// are left alone for up to 64 calls, for a failure costs a look at all memory in use.
+    pub fn try_compact(
+        &mut self,
+        node: NodeId,
+        order: u8,
+        move_frame: &mut MoveFrame<'_, S>,
+    ) -> CompactReport {
+        self.compact_zones(node, order, move_frame, |deferral| !deferral.defers())
+    }
+
+    fn compact_zones(
+        &mut self,
+        node: NodeId,
+        order: u8,
+        move_frame: &mut MoveFrame<'_, S>,
+        mut admit: impl FnMut(&mut Deferral) -> bool,
+    ) -> CompactReport {
         let mut report = CompactReport::default();
         if order > MAX_ORDER {
             return report;
         }
-        self.drain(None);
         let first = node.index() * 3;
         for zone in (first..self.zones.len().min(first + 3)).rev() {
+            if self.zones[zone].frames == 0 || !admit(&mut self.zones[zone].deferral) {
+                continue;
+            }
+            self.drain(None);
             self.compact_zone(zone, order, move_frame, &mut report);
+            self.zones[zone].deferral.tried(report.success);
             if report.success {
                 break;
             }

@@ -148,7 +148,7 @@ impl Word {
 }
 
 /// The words of all frames, and the mobility of all pageblocks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Descriptors {
     /// A word for each pageblock. Raw, because the standard library knows how to get zeroed
     /// integers without touching them.

@@ -4,6 +4,7 @@
 //! with the zone in batches (Linux `per_cpu_pages`). A batch comes off the
 //! buddy lists in one go and mostly in ascending order: it decides over what
 //! span of memory a process's faults stay contiguous when others fault too.
+//! Larger blocks come straight from the zone, as in Linux before 5.13.
 
 use super::buddy::Zone;
 use super::descriptors::Descriptors;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{Frame, PhysSpace};
 use alloc::vec::Vec;
+use core::fmt;
 use core::marker::PhantomData;
 
 /// What the pool did, in calls.
@@ -48,7 +49,7 @@ pub struct Stats {
 }
 
 /// The physical memory of one kernel. See the [module](super).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FramePool<S: PhysSpace> {
     pub(super) d: Descriptors,
     /// Three for each node, lowest first; those without memory stay empty.
@@ -65,6 +66,15 @@ pub struct FramePool<S: PhysSpace> {
     pub(super) fillers_move: bool,
     pub(super) stats: Stats,
     space: PhantomData<S>,
+}
+
+impl<S: PhysSpace> fmt::Debug for FramePool<S> {
+    /// Free and all frames by node, and what was done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = self.nodes().iter().map(|node| (self.free_frames(node), self.frames(node)));
+        let nodes: Vec<(u64, u64)> = nodes.collect();
+        f.debug_struct("FramePool").field("nodes", &nodes).field("stats", &self.stats).finish_non_exhaustive()
+    }
 }
 
 /// How deep one pass over the zones may go.

@@ -1,4 +1,7 @@
 //! How much of a zone stays free for whom.
+//!
+//! Linux's formulas at its defaults, without what `khugepaged` adds to
+//! `min_free_kbytes` when it starts: set that by hand if a run needs it.
 
 use super::ZoneKind;
 use super::buddy::Zone;

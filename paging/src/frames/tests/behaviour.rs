@@ -102,6 +102,33 @@ fn unmovable_requests_take_a_whole_pageblock_when_theirs_are_full() {
 }
 
 #[test]
+fn small_movable_requests_take_the_smallest_unmovable_block() {
+    let mut pool = flat_pool(2 * PAGEBLOCK, PoolConfig::default());
+    let table = AllocRequest::new(NodeId(0), FrameState::Table).emergency();
+    let tables = exhaust(&mut pool, table);
+    for &frame in &[&tables[8..12], &tables[20..21], &tables[32..40]].concat() {
+        pool.free(frame, 0, None);
+    }
+    let fallback = anon().emergency();
+    assert_eq!(pool.alloc(fallback), Ok(tables[20]));
+    assert_eq!(pool.alloc(fallback), Ok(tables[8]));
+    assert_eq!(pool.stats().mobility_fallbacks, 2);
+    assert_eq!(pool.mobility(tables[8]), Mobility::Unmovable);
+}
+
+#[test]
+fn a_block_that_will_merge_twice_is_used_last() {
+    let mut pool = flat_pool(PAGEBLOCK, PoolConfig::default());
+    let all = exhaust(&mut pool, anon().emergency());
+    // 2 and 3 are one block: 0 would merge with 1 and then with them.
+    for at in [2, 3, 100, 0] {
+        pool.free(all[at], 0, None);
+    }
+    let next: Vec<_> = (0..2).map(|_| pool.alloc(anon().emergency()).unwrap()).collect();
+    assert_eq!(next, [all[100], all[0]]);
+}
+
+#[test]
 fn policies_choose_the_node() {
     let gib = 1 << 30;
     let mut layout = Layout::pc(&[8 * gib, gib, gib, gib]);

@@ -152,3 +152,23 @@ fn huge_pages_move_out_of_a_range() {
     assert_eq!(pool.state(huge), FrameState::Free);
     pool.audit().unwrap();
 }
+
+#[test]
+fn hopeless_zones_are_left_alone_for_a_while() {
+    let (mut pool, content) = checkered(4);
+    for &frame in content.keys() {
+        pool.set_state(frame, FrameState::Pinned);
+    }
+    take_huge(&mut pool);
+    let tried: Vec<usize> =
+        (0..300).filter(|_| pool.try_compact(NodeId(0), 9, &mut |_, _, _| true).scanned > 0).collect();
+    assert_eq!(tried, [0, 2, 6, 14, 30, 62, 126, 190, 254]);
+    assert!(pool.compact(NodeId(0), 9, &mut |_, _, _| true).scanned > 0);
+    // A success ends it.
+    for &frame in content.keys() {
+        pool.set_state(frame, FrameState::Anon);
+    }
+    assert!(pool.compact(NodeId(0), 9, &mut |_, _, _| true).success);
+    take_huge(&mut pool);
+    assert!(pool.try_compact(NodeId(0), 9, &mut |_, _, _| true).scanned > 0);
+}

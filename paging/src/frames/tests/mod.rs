@@ -3,6 +3,7 @@
 mod audit;
 mod behaviour;
 mod compaction;
+mod differential;
 mod fragmentation;
 mod model;
 mod plug;
