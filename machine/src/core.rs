@@ -6,7 +6,7 @@
 //! structure. Misses leave the line of the loop through functions of their own.
 
 use crate::cache::Cache;
-use crate::input::{Access, Kind};
+use crate::input::{Access, BLOCK, Kind};
 use crate::metrics::{Counters, Served};
 use crate::port::{MemoryPath, WalkPort};
 use crate::timing::{TICKS, Ticks, Timing};
@@ -176,18 +176,34 @@ impl<T: TlbTag> Core<T> {
     /// dependent load after the other for all of them.
     #[inline(never)]
     fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
-        for stage in 0..X::STAGES {
-            for access in accesses {
-                if let Some(at) = translation.stage(stage, T::group_va(&self.context, access.va)) {
-                    uncore.prefetch(self.socket, at.raw() >> 6);
-                    self.l2.prefetch_set(at.raw() >> 6);
+        let mut found: [Option<X::Located>; BLOCK] = [None; BLOCK];
+        for chunk in accesses.chunks(BLOCK) {
+            let ask = |core: &Self, at: paging::Hpa| {
+                uncore.prefetch(core.socket, at.raw() >> 6);
+                core.l2.prefetch_set(at.raw() >> 6);
+            };
+            for (place, access) in found.iter_mut().zip(chunk) {
+                let located = translation.locate(T::group_va(&self.context, access.va));
+                *place = located.map(|(located, at)| {
+                    ask(self, at);
+                    located
+                });
+            }
+            for _ in 1..X::STAGES {
+                for (place, access) in found.iter_mut().zip(chunk) {
+                    let va = T::group_va(&self.context, access.va);
+                    let next = place.and_then(|located| translation.relocate(va, located));
+                    *place = next.map(|(located, at)| {
+                        ask(self, at);
+                        located
+                    });
                 }
             }
-        }
-        for access in accesses {
-            if let Some(at) = translation.peek(T::group_va(&self.context, access.va)) {
-                uncore.prefetch(self.socket, at.raw() >> 6);
-                self.l2.prefetch_set(at.raw() >> 6);
+            for (place, access) in found.iter().zip(chunk) {
+                let va = T::group_va(&self.context, access.va);
+                if let Some(at) = place.and_then(|located| translation.arrive(va, located)) {
+                    ask(self, at);
+                }
             }
         }
     }

@@ -8,9 +8,9 @@
 use crate::addr::{Frame, PhysSpace};
 use crate::entry::{Entry, Flags};
 use crate::frames::MAX_NODES;
-use crate::sparse::SparseFrames;
 use crate::sync::{AtomicU64, Ordering};
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 use core::marker::PhantomData;
 
@@ -159,26 +159,13 @@ pub fn modify(cell: &AtomicU64, set: Flags, clear: Flags) -> Entry {
 }
 
 /// One table page's bits.
-#[repr(C, align(64))]
+#[repr(C, align(4096))]
 pub struct Table(pub [AtomicU64; ENTRIES]);
 
 impl Table {
-    #[cfg(not(loom))]
-    fn zeroed() -> Table {
-        Table([const { AtomicU64::new(0) }; ENTRIES])
+    fn clear(&self) {
+        self.0.iter().for_each(|entry| entry.store(0, Ordering::Relaxed));
     }
-    #[cfg(loom)]
-    fn zeroed() -> Table {
-        Table(core::array::from_fn(|_| AtomicU64::new(0)))
-    }
-}
-
-/// A table page of an [`Arena`]: aligned to a cache line, as the model needs no
-/// more and the descriptor then costs no second page.
-#[derive(Debug)]
-struct Page {
-    table: Table,
-    descriptor: Descriptor,
 }
 
 impl fmt::Debug for Table {
@@ -188,20 +175,56 @@ impl fmt::Debug for Table {
     }
 }
 
-/// Table pages of a modelled physical space, kept only where tables are:
-/// a directory by 2 MiB block, then a pointer per frame. Kernels cluster table
-/// pages in blocks, so the upper part stays in the host's caches.
-#[derive(Debug)]
+/// Frames of a block of the arena: a pageblock's, 2 MiB.
+const BLOCK: usize = 512;
+
+/// Room for the tables of one 2 MiB block, and which of its frames hold one.
+struct Block {
+    tables: Box<[Table; BLOCK]>,
+    descriptors: Box<[Descriptor; BLOCK]>,
+    live: [u64; BLOCK / 64],
+}
+
+impl Block {
+    fn new() -> Block {
+        let descriptors = Box::new([Descriptor::default(); BLOCK]);
+        Block { tables: zeroed::tables(), descriptors, live: [0; BLOCK / 64] }
+    }
+    fn holds(&self, at: usize) -> bool {
+        self.live[at / 64] >> (at % 64) & 1 == 1
+    }
+}
+
+/// Table pages of a modelled physical space.
+///
+/// Kernels cluster table pages in blocks of their own, so the arena keeps room
+/// for whole 2 MiB blocks where a table is, zeroed lazily by the system
+/// underneath, and finds an entry with two loads: the walker's inner loop.
+/// Memory that was never a table's costs eight bytes a block.
 pub struct Arena<S> {
-    tables: SparseFrames<Option<Box<Page>>>,
+    blocks: Vec<Option<Block>>,
     live: u64,
     space: PhantomData<S>,
 }
 
+impl<S: PhysSpace> fmt::Debug for Arena<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arena({} tables in {} blocks)", self.live, self.blocks.iter().flatten().count())
+    }
+}
+
+/// A frame's block and its place there.
+#[inline(always)]
+const fn place(frame: u64) -> (usize, usize) {
+    ((frame / BLOCK as u64) as usize, frame as usize % BLOCK)
+}
+
 impl<S: PhysSpace> Arena<S> {
-    /// An arena for physical memory of `frames` frames.
+    /// An arena for physical memory of `frames` frames; it grows if there are more.
     pub fn new(frames: u64) -> Self {
-        Arena { tables: SparseFrames::new(frames), live: 0, space: PhantomData }
+        let mut blocks = Vec::new();
+        blocks.resize_with(frames.div_ceil(BLOCK as u64) as usize, || None);
+        Arena { blocks, live: 0, space: PhantomData }
     }
     /// Table pages alive.
     pub fn tables(&self) -> u64 {
@@ -209,54 +232,116 @@ impl<S: PhysSpace> Arena<S> {
     }
     /// Whether `frame` holds a table.
     pub fn holds(&self, frame: Frame<S>) -> bool {
-        self.table(frame).is_some()
+        self.block(frame).is_some()
+    }
+    /// The block of `frame`, if it holds a table, and the place there.
+    fn block(&self, frame: Frame<S>) -> Option<(&Block, usize)> {
+        let (block, at) = place(frame.number());
+        self.blocks.get(block)?.as_ref().filter(|b| b.holds(at)).map(|b| (b, at))
     }
     /// The table in `frame`.
-    #[inline(always)]
     pub fn table(&self, frame: Frame<S>) -> Option<&Table> {
-        Some(&self.tables.get(frame.number())?.as_deref()?.table)
+        self.block(frame).map(|(block, at)| &block.tables[at])
     }
     /// Moves a table's bits to another frame: what copying the page does when
     /// data, which a guest's tables are to its host, is migrated.
     pub fn relocate(&mut self, from: Frame<S>, to: Frame<S>) {
-        if let Some(table) = self.tables.get_mut(from.number()).and_then(Option::take) {
-            *self.tables.get_or_default(to.number()) = Some(table);
+        if !self.holds(from) {
+            return;
         }
+        self.create(to);
+        for index in 0..ENTRIES {
+            let entry = self.load(Slot::new(from, index));
+            self.store(Slot::new(to, index), entry);
+        }
+        let descriptor = self.descriptor(from).copied().unwrap_or_default();
+        if let Some(to) = self.descriptor_mut(to) {
+            *to = descriptor;
+        }
+        self.discard(from);
     }
 }
 
 impl<S: PhysSpace> TableMemory for Arena<S> {
     type Space = S;
 
+    /// A frame without a table reads as a table of empty entries where its
+    /// block has room for it.
     #[inline(always)]
     fn cell(&self, slot: Slot<S>) -> Option<&AtomicU64> {
-        match self.tables.get(slot.table.number()) {
-            Some(Some(page)) => Some(&page.table.0[slot.index & (ENTRIES - 1)]),
+        let (block, at) = place(slot.table.number());
+        match self.blocks.get(block) {
+            Some(Some(block)) => Some(&block.tables[at].0[slot.index & (ENTRIES - 1)]),
             _ => None,
         }
     }
     #[inline(always)]
     fn cells(&self, frame: Frame<S>) -> Option<&[AtomicU64; ENTRIES]> {
-        Some(&self.table(frame)?.0)
+        self.table(frame).map(|table| &table.0)
+    }
+    fn descriptor(&self, frame: Frame<S>) -> Option<&Descriptor> {
+        self.block(frame).map(|(block, at)| &block.descriptors[at])
+    }
+    fn descriptor_mut(&mut self, frame: Frame<S>) -> Option<&mut Descriptor> {
+        let (block, at) = place(frame.number());
+        self.blocks.get_mut(block)?.as_mut().filter(|b| b.holds(at)).map(|b| &mut b.descriptors[at])
     }
     fn create(&mut self, frame: Frame<S>) {
-        let place = self.tables.get_or_default(frame.number());
-        if place.is_none() {
-            self.live += 1;
+        let (block, at) = place(frame.number());
+        if block >= self.blocks.len() {
+            self.blocks.resize_with(block + 1, || None);
         }
-        *place = Some(Box::new(Page { table: Table::zeroed(), descriptor: Descriptor::default() }));
+        let block = self.blocks[block].get_or_insert_with(Block::new);
+        block.descriptors[at] = Descriptor::default();
+        let bit = 1 << (at % 64);
+        if block.live[at / 64] & bit == 0 {
+            block.live[at / 64] |= bit;
+            self.live += 1;
+        } else {
+            block.tables[at].clear();
+        }
     }
     fn discard(&mut self, frame: Frame<S>) {
-        if self.tables.get_mut(frame.number()).is_some_and(|p| p.take().is_some()) {
+        let (block, at) = place(frame.number());
+        let Some(Some(block)) = self.blocks.get_mut(block) else { return };
+        let bit = 1 << (at % 64);
+        if block.live[at / 64] & bit != 0 {
+            block.live[at / 64] &= !bit;
+            // So that the frame reads as empty from now on, whoever walks there.
+            block.tables[at].clear();
             self.live -= 1;
         }
     }
-    #[inline(always)]
-    fn descriptor(&self, frame: Frame<S>) -> Option<&Descriptor> {
-        Some(&self.tables.get(frame.number())?.as_deref()?.descriptor)
+}
+
+/// Zeroed tables without writing them: the system's own zero pages.
+mod zeroed {
+    use super::{BLOCK, Table};
+    use alloc::boxed::Box;
+
+    #[cfg(not(loom))]
+    pub fn tables() -> Box<[Table; BLOCK]> {
+        use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+        let layout = Layout::new::<[Table; BLOCK]>();
+        // SAFETY: the layout is that of the boxed type and not empty; zero bytes
+        // are a valid atomic; the pointer comes from the global allocator.
+        unsafe {
+            let tables = alloc_zeroed(layout).cast::<[Table; BLOCK]>();
+            if tables.is_null() {
+                handle_alloc_error(layout);
+            }
+            Box::from_raw(tables)
+        }
     }
-    #[inline(always)]
-    fn descriptor_mut(&mut self, frame: Frame<S>) -> Option<&mut Descriptor> {
-        Some(&mut self.tables.get_mut(frame.number())?.as_deref_mut()?.descriptor)
+
+    #[cfg(loom)]
+    pub fn tables() -> Box<[Table; BLOCK]> {
+        use crate::sync::AtomicU64;
+        let table = || Table(core::array::from_fn(|_| AtomicU64::new(0)));
+        let tables: alloc::vec::Vec<Table> = (0..BLOCK).map(|_| table()).collect();
+        match tables.into_boxed_slice().try_into() {
+            Ok(tables) => tables,
+            Err(_) => unreachable!("a block has BLOCK tables"),
+        }
     }
 }

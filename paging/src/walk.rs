@@ -236,12 +236,46 @@ pub trait Translation {
     /// and for the oracle.
     fn peek(&self, va: Va) -> Option<Hpa>;
 
-    /// How many dependent leaf loads a walk makes: 1 native, 2 nested.
+    /// What [`Translation::locate`] found: where the last leaf entry is.
+    type Located: Copy;
+
+    /// How many dependent leaf entries a walk loads: 1 native, 2 nested.
     const STAGES: u8;
 
-    /// Brings the leaf entry of stage `stage` for `va` near the real CPU (all
-    /// earlier stages were asked for a while ago), and tells its address.
-    fn stage(&self, stage: u8, va: Va) -> Option<Hpa>;
+    /// Goes down to the first leaf entry for `va` and brings it near the real
+    /// CPU; with the address that the walker will load from.
+    fn locate(&self, va: Va) -> Option<(Self::Located, Hpa)>;
+
+    /// Goes on from a leaf entry that has arrived to the next one.
+    fn relocate(&self, va: Va, located: Self::Located) -> Option<(Self::Located, Hpa)>;
+
+    /// Reads the last leaf entry: where `va` lies.
+    fn arrive(&self, va: Va, located: Self::Located) -> Option<Hpa>;
+}
+
+/// A leaf entry that was found: its bits, and its level.
+#[derive(Debug)]
+pub struct LeafCell<'a> {
+    cell: &'a crate::sync::AtomicU64,
+    level: u8,
+}
+impl Clone for LeafCell<'_> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl Copy for LeafCell<'_> {}
+
+impl LeafCell<'_> {
+    /// Where `addr`, of the space that the table translates from, lies.
+    #[inline(always)]
+    fn resolve<S: PhysSpace>(self, addr: u64) -> Option<Addr<S>> {
+        let entry = Entry(self.cell.load(Ordering::Relaxed));
+        let size = PageSize::from_level(self.level)?;
+        entry
+            .is_leaf(self.level)
+            .then(|| entry.leaf_frame::<S>(size).base().offset(addr & (size.bytes() - 1)))
+    }
 }
 
 /// Walks a table natively: `Dim::Guest` in one dimension. Also the walk of
@@ -342,33 +376,36 @@ fn descend<M: TableMemory>(
     }
 }
 
-/// Goes down a table silently to the place of the level-1 entry (or of the
-/// huge leaf on the way) without reading a level-1 entry.
+/// Goes down a table silently to the level-1 entry (or to the huge leaf on the
+/// way) and prefetches it, without reading a level-1 entry.
 #[inline(always)]
-fn descend_to_leaf_slot<M: TableMemory>(
+fn locate<M: TableMemory>(
     mem: &M,
     root: crate::Frame<M::Space>,
     levels: u8,
     addr: u64,
-) -> Option<Slot<M::Space>> {
+) -> Option<(LeafCell<'_>, Slot<M::Space>)> {
     let (mut table, mut level) = (root, levels);
     loop {
         let slot = Slot::new(table, Addr::<M::Space>::new(addr).index(level));
+        let cell = mem.cell(slot)?;
         if level == 1 {
-            return Some(slot);
+            crate::prefetch::prefetch(cell);
+            return Some((LeafCell { cell, level }, slot));
         }
-        match judge::<M::Space>(mem.load(slot), level, u64::MAX) {
+        match judge::<M::Space>(Entry(cell.load(Ordering::Relaxed)), level, u64::MAX) {
             Ok(Step::Table(next)) => {
                 table = next;
                 level -= 1;
             }
-            Ok(Step::Leaf(_)) => return Some(slot),
+            Ok(Step::Leaf(_)) => return Some((LeafCell { cell, level }, slot)),
             Err(_) => return None,
         }
     }
 }
 
-impl<M: TableMemory<Space = HostPhys>> Translation for Native<'_, M> {
+impl<'a, M: TableMemory<Space = HostPhys>> Translation for Native<'a, M> {
+    type Located = LeafCell<'a>;
     const STAGES: u8 = 1;
 
     #[inline(always)]
@@ -415,12 +452,19 @@ impl<M: TableMemory<Space = HostPhys>> Translation for Native<'_, M> {
     }
 
     #[inline(always)]
-    fn stage(&self, _stage: u8, va: Va) -> Option<Hpa> {
-        let slot = descend_to_leaf_slot(self.mem, self.root, self.levels, va.raw())?;
-        if let Some(cell) = self.mem.cell(slot) {
-            crate::prefetch::prefetch(cell);
-        }
-        Some(slot.addr())
+    fn locate(&self, va: Va) -> Option<(LeafCell<'a>, Hpa)> {
+        let (leaf, slot) = locate(self.mem, self.root, self.levels, va.raw())?;
+        Some((leaf, slot.addr()))
+    }
+
+    #[inline(always)]
+    fn relocate(&self, _va: Va, _located: LeafCell<'a>) -> Option<(LeafCell<'a>, Hpa)> {
+        None
+    }
+
+    #[inline(always)]
+    fn arrive(&self, va: Va, located: LeafCell<'a>) -> Option<Hpa> {
+        located.resolve(va.raw())
     }
 }
 
@@ -509,15 +553,6 @@ impl<M: TableMemory<Space = HostPhys>> HostDim<'_, M> {
         let (_, entry, size) = descend(self.mem, self.root, self.levels, gpa.raw())?;
         Some(entry.leaf_frame::<HostPhys>(size).base().offset(gpa.page_offset(size)))
     }
-
-    #[inline(always)]
-    fn prefetch_leaf(&self, gpa: Gpa) -> Option<Hpa> {
-        let slot = descend_to_leaf_slot(self.mem, self.root, self.levels, gpa.raw())?;
-        if let Some(cell) = self.mem.cell(slot) {
-            crate::prefetch::prefetch(cell);
-        }
-        Some(slot.addr())
-    }
 }
 
 /// Nested paging: guest tables gVA→gPA whose every pointer goes through the
@@ -543,11 +578,20 @@ impl<G, H> Clone for Nested<'_, G, H> {
 }
 impl<G, H> Copy for Nested<'_, G, H> {}
 
-impl<G, H> Translation for Nested<'_, G, H>
+/// Where a nested walk's leaf is: the guest's first, then the host's for the data page.
+#[derive(Clone, Copy, Debug)]
+pub struct NestedLeaf<'a> {
+    leaf: LeafCell<'a>,
+    /// The data page's address, once the guest's leaf has been read.
+    gpa: Gpa,
+}
+
+impl<'a, G, H> Translation for Nested<'a, G, H>
 where
     G: TableMemory<Space = GuestPhys>,
     H: TableMemory<Space = HostPhys>,
 {
+    type Located = NestedLeaf<'a>;
     const STAGES: u8 = 2;
 
     #[inline(always)]
@@ -622,17 +666,21 @@ where
     }
 
     #[inline(always)]
-    fn stage(&self, stage: u8, va: Va) -> Option<Hpa> {
-        if stage == 0 {
-            let slot = descend_to_leaf_slot(self.guest, self.root, self.levels, va.raw())?;
-            if let Some(cell) = self.guest.cell(slot) {
-                crate::prefetch::prefetch(cell);
-            }
-            self.host.peek(slot.addr())
-        } else {
-            let (_, entry, size) = descend(self.guest, self.root, self.levels, va.raw())?;
-            let gpa = entry.leaf_frame::<GuestPhys>(size).base().offset(va.page_offset(size));
-            self.host.prefetch_leaf(gpa)
-        }
+    fn locate(&self, va: Va) -> Option<(NestedLeaf<'a>, Hpa)> {
+        let (leaf, slot) = locate(self.guest, self.root, self.levels, va.raw())?;
+        let at = self.host.peek(slot.addr())?;
+        Some((NestedLeaf { leaf, gpa: slot.addr() }, at))
+    }
+
+    #[inline(always)]
+    fn relocate(&self, va: Va, located: NestedLeaf<'a>) -> Option<(NestedLeaf<'a>, Hpa)> {
+        let gpa: Gpa = located.leaf.resolve(va.raw())?;
+        let (leaf, slot) = locate(self.host.mem, self.host.root, self.host.levels, gpa.raw())?;
+        Some((NestedLeaf { leaf, gpa }, slot.addr()))
+    }
+
+    #[inline(always)]
+    fn arrive(&self, _va: Va, located: NestedLeaf<'a>) -> Option<Hpa> {
+        located.leaf.resolve(located.gpa.raw())
     }
 }
