@@ -338,14 +338,14 @@ impl<T: TlbTag> Core<T> {
             self.counters.l1d_tlb_misses += 1;
         }
         let group = T::group_va(&self.context, va);
-        let ready = ready + self.latencies.stlb;
+        let ready = ready + self.latencies.stlb + Ticks::from(T::miss_cycles(&self.context)) * TICKS;
         if let Some((hit, tag)) = self.stlb.lookup_tagged(group, &self.context) {
             if hit.allows(intent) {
                 let extra = Ticks::from(tag.extra_cycles()) * TICKS;
                 self.counters.shared_hits += u64::from(tag.shared_hit(&self.context));
                 self.counters.stlb_hit_cycles += (self.latencies.stlb + extra) / TICKS;
                 let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
-                l1.fill_hit(va, &self.context, hit, tag);
+                l1.fill_hit(va, &self.context, hit, tag.first_level(&self.context));
                 return Ok((hit, ready + extra));
             }
             self.counters.dirty_walks += u64::from(intent.write && hit.rights.write());
@@ -382,7 +382,7 @@ impl<T: TlbTag> Core<T> {
                 let tag = T::of(&self.context, group, &leaf);
                 let hit = self.stlb.fill(group, &self.context, &leaf, tag);
                 let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
-                l1.fill(va, &self.context, &leaf, tag);
+                l1.fill(va, &self.context, &leaf, tag.first_level(&self.context));
                 Ok((hit, end))
             }
             Err(fault) => {

@@ -53,6 +53,22 @@ impl<I: Space> fmt::Debug for FlushRange<I> {
     }
 }
 
+/// Whose cached translations an invalidation concerns, each more than the one before.
+///
+/// Only spaces in a group that shares translations (BabelFish) owe more than
+/// [`Reach::Space`]; what they owe goes to every CPU that ran a member of the
+/// group, not only to those that ran this space.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Reach {
+    /// The space's own entries.
+    #[default]
+    Space,
+    /// And those that its group shares.
+    Shared,
+    /// And the own entries and walk caches of every member of the group.
+    Group,
+}
+
 /// How much must be invalidated.
 #[derive(Debug)]
 pub enum Extent<I: Space> {
@@ -73,13 +89,22 @@ const MAX_RANGES: usize = 32;
 pub struct Flush<I: Space, S: PhysSpace> {
     extent: Extent<I>,
     nodes: NodeSet,
+    reach: Reach,
+    paths: bool,
     gone: Vec<Gone<I, S>>,
     tables: Vec<(Frame<S>, TableAt<I>)>,
 }
 
 impl<I: Space, S: PhysSpace> Default for Flush<I, S> {
     fn default() -> Self {
-        Flush { extent: Extent::Nothing, nodes: NodeSet::default(), gone: Vec::new(), tables: Vec::new() }
+        Flush {
+            extent: Extent::Nothing,
+            nodes: NodeSet::default(),
+            reach: Reach::Space,
+            paths: false,
+            gone: Vec::new(),
+            tables: Vec::new(),
+        }
     }
 }
 
@@ -88,6 +113,7 @@ impl<I: Space, S: PhysSpace> fmt::Debug for Flush<I, S> {
         f.debug_struct("Flush")
             .field("extent", &self.extent)
             .field("nodes", &self.nodes)
+            .field("reach", &self.reach)
             .field("gone", &self.gone.len())
             .field("tables", &self.tables.len())
             .finish()
@@ -110,11 +136,19 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     }
     /// Whether nothing must be invalidated and nothing freed.
     pub fn is_empty(&self) -> bool {
-        matches!(self.extent, Extent::Nothing) && self.gone.is_empty() && self.tables.is_empty()
+        matches!(self.extent, Extent::Nothing) && self.gone.is_empty() && !self.paths
     }
-    /// Whether table pages left the tree, so that walk caches must go too.
+    /// Whether tables left the tree or were replaced in it, so that walk caches must go too.
     pub fn frees_tables(&self) -> bool {
-        !self.tables.is_empty()
+        self.paths
+    }
+    /// Whose cached translations it concerns.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+    /// It concerns at least `reach`.
+    pub fn reaches(&mut self, reach: Reach) {
+        self.reach = self.reach.max(reach);
     }
     /// The nodes whose CPUs could have cached something of it: no other needs
     /// an interrupt. All, unless the tables know their sharers
@@ -133,6 +167,12 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
             Extent::All => {}
             Extent::Nothing => self.extent = Extent::Ranges(alloc::vec![FlushRange { start, len }]),
             Extent::Ranges(ranges) => {
+                if ranges.iter().any(|r| {
+                    start.raw().wrapping_sub(r.start.raw()) < r.len
+                        && len <= r.len - (start.raw() - r.start.raw())
+                }) {
+                    return;
+                }
                 if let Some(last) = ranges.last_mut()
                     && last.start.raw().wrapping_add(last.len) == start.raw()
                 {
@@ -150,7 +190,8 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
         self.nodes = NodeSet::ALL;
         self.extent = Extent::All;
     }
-    pub(crate) fn leaf_gone(&mut self, nodes: NodeSet, addr: Addr<I>, size: PageSize, entry: Entry) {
+    /// A leaf is no longer in the table: it is handed out after the flush.
+    pub fn leaf_gone(&mut self, nodes: NodeSet, addr: Addr<I>, size: PageSize, entry: Entry) {
         if entry.is_present() {
             self.add_on(nodes, addr, size.bytes());
         }
@@ -159,8 +200,26 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     /// A table page, or a copy of one, is linked no more; walkers of `nodes`
     /// may still be in it. [`crate::TableOps::free`] gets it after the flush.
     pub fn table_gone(&mut self, nodes: NodeSet, table: Frame<S>, at: TableAt<I>) {
-        self.nodes = self.nodes.union(nodes);
+        self.path_gone(nodes, at);
         self.tables.push((table, at));
+    }
+    /// Another table or none is linked for `at` now: walk caches of `nodes` must
+    /// forget the path. If no page of it is invalidated anyway, its first
+    /// stands for it, as `INVLPG` of any page drops the path to it (SDM 3A §4.10.4.1).
+    pub fn path_gone(&mut self, nodes: NodeSet, at: TableAt<I>) {
+        self.nodes = self.nodes.union(nodes);
+        self.paths = true;
+        let (start, end) = (at.base.raw(), at.base.raw() + at.bytes());
+        let covered = match &self.extent {
+            Extent::Nothing => false,
+            Extent::All => true,
+            Extent::Ranges(ranges) => {
+                ranges.iter().any(|r| r.start.raw() < end && r.start.raw() + r.len > start)
+            }
+        };
+        if !covered {
+            self.add_on(nodes, at.base, 1 << 12);
+        }
     }
     /// Takes over another obligation.
     pub fn merge(&mut self, other: Flush<I, S>) {
@@ -172,17 +231,61 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
             }
         }
         self.nodes = self.nodes.union(other.nodes);
+        self.reaches(other.reach);
+        self.paths |= other.paths;
         self.gone.extend(other.gone);
         self.tables.extend(other.tables);
     }
     /// Pays: `shootdown` invalidates on every CPU that could have cached
     /// something (it is not called when nothing could have been), and then
-    /// what was unmapped may be freed.
+    /// what was unmapped may be freed. It is given what, and whether walk caches
+    /// must forget the paths there too; [`Flush::reach`] says of whom.
     pub fn discharge(self, shootdown: impl FnOnce(&Extent<I>, bool)) -> Released<I, S> {
-        let tables = !self.tables.is_empty();
-        if tables || !matches!(self.extent, Extent::Nothing) {
-            shootdown(&self.extent, tables);
+        if self.paths || !matches!(self.extent, Extent::Nothing) {
+            shootdown(&self.extent, self.paths);
         }
         Released { gone: self.gone, tables: self.tables }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{HostPhys, Virt};
+
+    fn paid(flush: Flush<Virt, HostPhys>) -> (alloc::vec::Vec<(u64, u64)>, bool) {
+        let mut what = (alloc::vec::Vec::new(), false);
+        let _ = flush.discharge(|extent, paths| {
+            if let Extent::Ranges(ranges) = extent {
+                what.0 = ranges.iter().map(|r| (r.start.raw(), r.len)).collect();
+            }
+            what.1 = paths;
+        });
+        what
+    }
+
+    #[test]
+    fn a_path_is_forgotten_with_a_page_of_its_own_or_another_of_the_table() {
+        let at = TableAt::covering(Addr::new(0x40_0000), 1);
+        let mut alone = Flush::none();
+        alone.path_gone(NodeSet::ALL, at);
+        assert!(alone.frees_tables() && !alone.is_empty());
+        assert_eq!(paid(alone), (alloc::vec![(0x40_0000, 0x1000)], true));
+        let mut with_page = Flush::none();
+        with_page.add(Addr::new(0x5f_f000), 0x1000);
+        with_page.path_gone(NodeSet::ALL, at);
+        assert_eq!(paid(with_page), (alloc::vec![(0x5f_f000, 0x1000)], true));
+    }
+
+    #[test]
+    fn merging_keeps_the_widest_reach_and_no_page_twice() {
+        let (mut one, mut two) = (Flush::<Virt, HostPhys>::none(), Flush::none());
+        one.add(Addr::new(0x1000), 0x3000);
+        one.reaches(Reach::Shared);
+        two.add(Addr::new(0x2000), 0x1000);
+        two.add(Addr::new(0x3000), 0x2000);
+        one.merge(two);
+        assert_eq!(one.reach(), Reach::Shared);
+        assert_eq!(paid(one), (alloc::vec![(0x1000, 0x3000), (0x2000, 0x3000)], false));
     }
 }

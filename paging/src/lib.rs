@@ -32,10 +32,10 @@ pub mod walk;
 
 pub use addr::{Addr, Frame, Gfn, Gpa, GuestPhys, Hfn, HostPhys, Hpa, PageSize, PhysSpace, Space, Va, Virt};
 pub use entry::{Entry, Flags};
-pub use flush::{Extent, Flush, FlushRange, Gone, Released};
+pub use flush::{Extent, Flush, FlushRange, Gone, Reach, Released};
 pub use frames::{FramePool, NoFrame, NodeId};
 pub use memory::{Arena, Descriptor, ENTRIES, Slot, TableMemory};
-pub use ops::{NewTable, OneCopy, TableAt, TableEnv, TableFrames, TableOps, Visibility, Work};
+pub use ops::{Content, NewTable, OneCopy, TableAt, TableEnv, TableFrames, TableOps, Visibility, Work};
 pub use source::{FrameRequest, FrameSource, FromBuddy};
 pub use sparse::SparseFrames;
 pub use table::{Forked, Found, LeafAt, MapError, PageTable};

@@ -13,7 +13,7 @@
 
 use crate::addr::{Addr, Frame, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
-use crate::flush::Flush;
+use crate::flush::{Flush, Reach};
 use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
 use crate::memory::{ENTRIES, Slot, TableMemory, modify};
 use crate::sync::{AtomicU64, Ordering};
@@ -183,6 +183,14 @@ impl<I: Space> TableAt<I> {
         let base = self.base.offset((index as u64) << (12 + 9 * (self.level as u32 - 1)));
         TableAt { base, level: self.level - 1 }
     }
+    /// Bytes that it covers.
+    pub const fn bytes(self) -> u64 {
+        1 << (12 + 9 * self.level as u32)
+    }
+    /// The addresses that it covers.
+    pub fn range(self) -> Range<u64> {
+        self.base.raw()..self.base.raw() + self.bytes()
+    }
 }
 impl<I> Clone for TableAt<I> {
     fn clone(&self) -> Self {
@@ -224,6 +232,21 @@ pub enum Visibility {
     Shared,
 }
 
+/// What an area of an address space maps: for a mechanism that must tell whether
+/// two spaces would map the same at the same place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Content {
+    /// What is mapped, by a number that means the same in every space (a file);
+    /// none for anonymous memory.
+    pub object: Option<u64>,
+    /// The object's page at the area's first address.
+    pub page: u64,
+    /// What the area allows: W, and NX where nothing may be fetched.
+    pub rights: Flags,
+    /// Stores are seen by all who map the object; otherwise a page is copied first.
+    pub shared: bool,
+}
+
 /// The seam. `I` is what the tables translate from, `M::Space` what they
 /// translate to and live in.
 ///
@@ -251,7 +274,8 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         master
     }
 
-    /// A table page for `at`, wanted on `node`.
+    /// A table page for `at`, wanted on `node`. `visibility` is that of the leaf
+    /// it will hold; a table that will point to tables is always private.
     ///
     /// # Errors
     /// If no frame is left.
@@ -326,9 +350,26 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         }
     }
 
-    /// Before this address space alone changes `child`, to which the entry
-    /// `parent` points: makes it its own if it is shared, and returns the table
-    /// to change (`child` itself if it already was its own).
+    /// `range` holds `content` from now on, or nothing. Told before a page of a
+    /// new area can be touched, after the pages of an old one were unmapped or
+    /// changed; a child of `fork` has its parent's areas. What it owes is in [`TableOps::owed`].
+    ///
+    /// # Errors
+    /// If no frame is left to stop sharing what is no longer the same.
+    fn area(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _range: Range<u64>,
+        _content: Option<Content>,
+    ) -> Result<(), NoFrame> {
+        Ok(())
+    }
+
+    /// Before this address space alone changes entries for addresses of `range`
+    /// in `child`, to which the entry `parent` points (or, with `gone`, unmaps
+    /// them): makes the table its own if it is shared, and returns the table to
+    /// change (`child` itself if it already was its own). What it owes is in
+    /// [`TableOps::owed`].
     ///
     /// # Errors
     /// If no frame is left for the copy.
@@ -338,25 +379,47 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         _parent: Slot<M::Space>,
         child: Frame<M::Space>,
         _at: TableAt<I>,
+        _range: Range<u64>,
+        _gone: bool,
     ) -> Result<Frame<M::Space>, NoFrame> {
         Ok(child)
     }
 
-    /// Whether other address spaces still use the table `child` that this one links.
-    fn others_use(&self, _child: Frame<M::Space>, _at: TableAt<I>) -> bool {
+    /// Whether other address spaces still use the table for `at` that this one
+    /// links, and this one has nothing in it but in `range`: to unmap that, it
+    /// lets go of the table.
+    fn others_use(&self, _at: TableAt<I>, _range: Range<u64>) -> bool {
         false
     }
 
+    /// Empties the entry `parent` of level `at.level` + 1, which points to the
+    /// table for `at`; returns what it was.
+    fn unlink(&mut self, env: &mut TableEnv<'_, M>, parent: Slot<M::Space>, at: TableAt<I>) -> Entry {
+        self.take(env, parent, at.level + 1)
+    }
+
     /// When this address space, a child, is made by `fork`: a table page that it
-    /// can link instead of a copy of the parent's `table`; `None` to copy.
+    /// can link instead of a copy of the parent's `table`, to which the parent's
+    /// entry `slot` points; `None` to copy. The parent's leaves in it are then
+    /// changed as `fork` says, and nothing is copied.
     fn adopt(
         &mut self,
         _env: &mut TableEnv<'_, M>,
+        _slot: Slot<M::Space>,
         _table: Frame<M::Space>,
         _at: TableAt<I>,
     ) -> Option<NewTable<M::Space>> {
         None
     }
+
+    /// Whose cached translations may hold what a leaf of the table for `at` says.
+    fn reach(&self, _at: TableAt<I>) -> Reach {
+        Reach::Space
+    }
+
+    /// Moves what [`TableOps::alloc`], `own`, `area` and `adopt` owe to `flush`. Until it is
+    /// discharged the space's table lock is not let go.
+    fn owed(&mut self, _flush: &mut Flush<I, M::Space>) {}
 
     /// The leaf entry for `at` is about to be answered by a fault of a CPU on
     /// `node`; a lazy replica fills itself here. Returns whether that repaired

@@ -6,7 +6,7 @@ use crate::entry::{Entry, Flags};
 use crate::flush::{Flush, Released};
 use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
 use crate::memory::{ENTRIES, Slot, TableMemory};
-use crate::ops::{TableAt, TableEnv, TableOps, Visibility};
+use crate::ops::{Content, TableAt, TableEnv, TableOps, Visibility};
 use alloc::boxed::Box;
 use core::fmt;
 use core::ops::Range;
@@ -81,6 +81,9 @@ pub struct LeafAt<I: Space> {
     pub size: PageSize,
     /// It; may be swapped or hinting, never empty.
     pub entry: Entry,
+    /// In [`PageTable::fork_range`]: the child links the parent's table and so
+    /// has this leaf, which keeps its one reference; what `fork` gives the child is not asked.
+    pub linked: bool,
 }
 
 /// What `fork` does with a leaf of the parent.
@@ -247,9 +250,14 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             let slot = Slot::new(table, addr.index(at));
             let entry = env.load(slot);
             let child = TableAt::covering(addr, at - 1);
+            // What a table for tables would share is not known to be the same.
+            let visibility = if child.level == level { visibility } else { Visibility::Private };
             table = if entry.is_table(at) {
                 match visibility {
-                    Visibility::Private => self.ops.own(env, slot, entry.frame(), child)?,
+                    Visibility::Private => {
+                        let page = addr.raw() & !4095;
+                        self.ops.own(env, slot, entry.frame(), child, page..page + 4096, false)?
+                    }
                     Visibility::Shared => entry.frame(),
                 }
             } else if entry.is_empty() {
@@ -267,6 +275,28 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             at -= 1;
         }
         Ok(Slot::new(table, addr.index(level)))
+    }
+
+    /// Says what `range` holds from now on; see [`TableOps::area`].
+    ///
+    /// # Errors
+    /// [`MapError::NoFrame`] if a shared table could not be made this space's own.
+    pub fn area(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        range: Range<u64>,
+        content: Option<Content>,
+    ) -> Result<Flush<I, M::Space>, MapError> {
+        self.ops.area(env, range, content)?;
+        Ok(self.owed())
+    }
+
+    /// What [`PageTable::ensure`], [`PageTable::map`] and [`PageTable::set_flags`] owe because a table became
+    /// this space's own. Whatever returns a [`Flush`] has it in that.
+    pub fn owed(&mut self) -> Flush<I, M::Space> {
+        let mut flush = Flush::none();
+        self.ops.owed(&mut flush);
+        flush
     }
 
     /// Maps the page of `size` at `addr` to `frame` with `flags`, tables on `node`.
@@ -324,13 +354,15 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         self.ops.write(env, slot, level, entry);
         if !old.is_empty() {
             flush.leaf_gone(self.ops.sharers(env.mem, slot.table), addr.align_down(size), size, old);
+            flush.reaches(self.ops.reach(TableAt::covering(addr, level)));
         }
+        self.ops.owed(&mut flush);
         Ok(flush)
     }
 
     /// Sets and clears flags of the leaf at `addr`; the old leaf, `None` if
     /// there is none. The caller decides whether that needs a flush (less
-    /// allowed, or A or D cleared: yes).
+    /// allowed, or A or D cleared: yes), and how far it reaches ([`TableOps::reach`]).
     ///
     /// # Errors
     /// [`MapError::NoFrame`] if a shared table could not be made this space's own.
@@ -375,7 +407,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
                 self.scan_table(env, raw.frame(), level - 1, start, range, visit);
             } else if let Some(size) = PageSize::from_level(level) {
                 let entry = self.ops.read(env, slot, level);
-                visit(LeafAt { addr: Addr::new(start), size, entry });
+                visit(LeafAt { addr: Addr::new(start), size, entry, linked: false });
             }
         }
     }
@@ -397,7 +429,9 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     ) -> Result<(), MapError> {
         let root = self.software_root(env.node);
         let mut pass = Update { ops: &mut *self.ops, visibility, flush, f };
-        pass.table(env, root, self.levels, 0, &range)
+        let done = pass.table(env, root, self.levels, 0, &range);
+        self.ops.owed(flush);
+        done
     }
 
     /// Unmaps everything in `range` and unlinks the tables that are empty then.
@@ -411,7 +445,9 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         flush: &mut Flush<I, M::Space>,
     ) -> Result<(), MapError> {
         let (root, levels) = (self.software_root(env.node), self.levels);
-        self.unmap_table(env, root, levels, 0, &range, flush).map(|_| ())
+        let done = self.unmap_table(env, root, levels, 0, &range, flush).map(|_| ());
+        self.ops.owed(flush);
+        done
     }
 
     /// Returns whether the table is empty now.
@@ -432,6 +468,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
                 let addr = Addr::new(base + index as u64 * span(level));
                 flush.leaf_gone(nodes, addr, PageSize::Size4K, old);
             });
+            flush.reaches(self.ops.reach(TableAt { base: Addr::new(base), level }));
             return Ok(all || is_empty(env.mem, table));
         }
         for index in touched {
@@ -443,25 +480,26 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             let start = base + index as u64 * span(level);
             if raw.is_table(level) {
                 let at = TableAt { base: Addr::new(start), level: level - 1 };
-                let covered = range.start <= start && range.end >= start + span(level);
+                let within = range.start.max(start)..range.end.min(start + span(level));
                 let child = raw.frame();
-                if covered && self.ops.others_use(child, at) {
+                if self.ops.others_use(at, within.clone()) {
                     // The others keep the table and what it maps.
-                    self.ops.take(env, slot, level);
-                    flush.add_on(self.ops.sharers(env.mem, child), Addr::new(start), span(level));
-                    flush.table_gone(nodes, child, at);
+                    flush.add_on(self.ops.sharers(env.mem, child), at.base, span(level));
+                    flush.path_gone(nodes, at);
+                    self.ops.unlink(env, slot, at);
                     self.tables[at.level as usize] -= 1;
                     continue;
                 }
-                let child = self.ops.own(env, slot, child, at)?;
+                let child = self.ops.own(env, slot, child, at, within, true)?;
                 if self.unmap_table(env, child, level - 1, start, range, flush)? {
-                    self.ops.take(env, slot, level);
+                    self.ops.unlink(env, slot, at);
                     flush.table_gone(nodes, child, at);
                     self.tables[at.level as usize] -= 1;
                 }
             } else if let Some(size) = PageSize::from_level(level) {
                 let old = self.ops.take(env, slot, level);
                 flush.leaf_gone(nodes, Addr::new(start), size, old);
+                flush.reaches(self.ops.reach(TableAt { base: Addr::new(base), level }));
             }
         }
         Ok(is_empty(env.mem, table))
@@ -497,18 +535,27 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let keep_ps = if lower == 1 { Flags::NONE } else { Flags::PAGE_SIZE };
         let first: Frame<M::Space> = old.leaf_frame(size);
         let flags = old.without(Flags::PAGE_SIZE).without(Flags::PAT_HUGE).with(keep_ps);
+        let mut flush = Flush::none();
+        let nodes = self.ops.sharers(env.mem, slot.table);
+        let leaf = PageSize::from_level(lower).unwrap_or_default();
         self.ops.update(
             env,
             new.frame,
             lower,
             0..ENTRIES,
             &mut |index, _| flags.with_frame(first.offset(index as u64 * pages)),
-            &mut |_, _, _| {},
+            // A table that was not fresh holds what others map there.
+            &mut |index, old, _| {
+                if !old.is_empty() {
+                    flush.leaf_gone(nodes, at.base.offset(index as u64 * leaf.bytes()), leaf, old);
+                }
+            },
         );
         self.ops.write(env, slot, found.level, Entry::table(new.frame).with(new.link));
         self.tables[lower as usize] += 1;
-        let mut flush = Flush::none();
-        flush.add_on(self.ops.sharers(env.mem, slot.table), addr.align_down(size), size.bytes());
+        flush.add_on(nodes, addr.align_down(size), size.bytes());
+        flush.reaches(self.ops.reach(TableAt::covering(addr, found.level)));
+        self.ops.owed(&mut flush);
         Ok(Some(flush))
     }
 
@@ -539,7 +586,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             return Ok(None);
         }
         let at = TableAt { base: addr, level: level - 1 };
-        let child = self.ops.own(env, slot, entry.frame(), at)?;
+        let child = self.ops.own(env, slot, entry.frame(), at, at.range(), false)?;
         let mut flush = Flush::none();
         // Every page of the block may be cached, and so may the path to it.
         let nodes = self.ops.sharers(env.mem, slot.table);
@@ -552,10 +599,11 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             &(addr.raw()..addr.raw() + size.bytes()),
             &mut flush,
         )?;
-        self.ops.take(env, slot, level);
+        self.ops.unlink(env, slot, at);
         flush.table_gone(nodes, child, at);
         self.tables[at.level as usize] -= 1;
         self.ops.write(env, slot, level, Entry::leaf(frame, size, flags));
+        self.ops.owed(&mut flush);
         Ok(Some(flush))
     }
 
@@ -575,7 +623,10 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         f: &mut dyn FnMut(LeafAt<I>) -> Forked,
     ) -> Result<(), MapError> {
         let (root, levels) = (self.software_root(env.node), self.levels);
-        self.fork_table(env, child, root, levels, 0, &range, visibility, flush, f)
+        let done = self.fork_table(env, child, root, levels, 0, &range, visibility, flush, f);
+        self.ops.owed(flush);
+        child.ops.owed(flush);
+        done
     }
 
     #[expect(clippy::too_many_arguments, reason = "recursion carries the caller's arguments and its place")]
@@ -600,22 +651,15 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             let start = base + index as u64 * span(level);
             if raw.is_table(level) {
                 let at = TableAt { base: Addr::new(start), level: level - 1 };
-                if child.adopt(env, raw.frame(), at)? {
+                if child.adopt(env, slot, raw.frame(), at)? {
+                    self.fork_linked(env, raw.frame(), at, range, flush, f);
                     continue;
                 }
                 self.fork_table(env, child, raw.frame(), level - 1, start, range, visibility, flush, f)?;
             } else if let Some(size) = PageSize::from_level(level) {
                 let addr = Addr::new(start);
-                let old = self.ops.read(env, slot, level);
-                let forked = f(LeafAt { addr, size, entry: old });
-                if forked.parent != old {
-                    let clear = Flags(old.0 & !forked.parent.0);
-                    let set = Flags(forked.parent.0 & !old.0);
-                    self.ops.modify(env, slot, level, set, clear);
-                    if old.is_present() && clear != Flags::NONE {
-                        flush.add_on(self.ops.sharers(env.mem, table), addr, size.bytes());
-                    }
-                }
+                let leaf = LeafAt { addr, size, entry: Entry::EMPTY, linked: false };
+                let forked = self.fork_leaf(env, slot, level, leaf, flush, f);
                 if !forked.child.is_empty() {
                     let slot = child.ensure(env, addr, level, env.node, visibility)?;
                     if child.ops.read(env, slot, level).is_empty() {
@@ -627,15 +671,66 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         Ok(())
     }
 
-    /// Links a parent's table as this child's own; whether it could.
-    fn adopt(
+    /// What `fork` does to the parent's leaves of a table that the child links.
+    fn fork_linked(
         &mut self,
         env: &mut TableEnv<'_, M>,
         table: Frame<M::Space>,
         at: TableAt<I>,
+        range: &Range<u64>,
+        flush: &mut Flush<I, M::Space>,
+        f: &mut dyn FnMut(LeafAt<I>) -> Forked,
+    ) {
+        let Some(size) = PageSize::from_level(at.level) else { return };
+        for index in indices(at.level, at.base.raw(), range) {
+            let slot = Slot::new(table, index);
+            if !env.load(slot).is_empty() {
+                let addr = at.base.offset(index as u64 * span(at.level));
+                let leaf = LeafAt { addr, size, entry: Entry::EMPTY, linked: true };
+                self.fork_leaf(env, slot, at.level, leaf, flush, f);
+            }
+        }
+    }
+
+    /// Changes one leaf of the parent as `f` says; `leaf`'s entry is filled in.
+    fn fork_leaf(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        slot: Slot<M::Space>,
+        level: u8,
+        leaf: LeafAt<I>,
+        flush: &mut Flush<I, M::Space>,
+        f: &mut dyn FnMut(LeafAt<I>) -> Forked,
+    ) -> Forked {
+        let (addr, size) = (leaf.addr, leaf.size);
+        let old = self.ops.read(env, slot, level);
+        let forked = f(LeafAt { entry: old, ..leaf });
+        if forked.parent != old {
+            let clear = Flags(old.0 & !forked.parent.0);
+            let set = Flags(forked.parent.0 & !old.0);
+            self.ops.modify(env, slot, level, set, clear);
+            if old.is_present() && clear != Flags::NONE {
+                flush.add_on(self.ops.sharers(env.mem, slot.table), addr, size.bytes());
+                flush.reaches(self.ops.reach(TableAt::covering(addr, level)));
+            }
+        }
+        forked
+    }
+
+    /// Links the table to which a parent's entry `slot` points as this child's; whether it could.
+    fn adopt(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        slot: Slot<M::Space>,
+        table: Frame<M::Space>,
+        at: TableAt<I>,
     ) -> Result<bool, MapError> {
-        let Some(new) = self.ops.adopt(env, table, at) else { return Ok(false) };
-        let slot = self.ensure(env, at.base, at.level + 1, env.node, Visibility::Shared)?;
+        let Some(new) = self.ops.adopt(env, slot, table, at) else { return Ok(false) };
+        let slot = self.ensure(env, at.base, at.level + 1, env.node, Visibility::Private)?;
+        if env.load(slot).is_table(at.level + 1) {
+            // Linked when another area of the same table was copied.
+            return Ok(true);
+        }
         self.ops.write(env, slot, at.level + 1, Entry::table(new.frame).with(new.link));
         self.tables[at.level as usize] += 1;
         Ok(true)
@@ -716,7 +811,10 @@ impl<I: Space, M: TableMemory> Update<'_, I, M> {
             if raw.is_table(level) {
                 let at = TableAt { base: Addr::new(start), level: level - 1 };
                 let child = match self.visibility {
-                    Visibility::Private => self.ops.own(env, slot, raw.frame(), at)?,
+                    Visibility::Private => {
+                        let within = range.start.max(start)..range.end.min(start + span(level));
+                        self.ops.own(env, slot, raw.frame(), at, within, false)?
+                    }
                     Visibility::Shared => raw.frame(),
                 };
                 self.table(env, child, level - 1, start, range)?;
@@ -745,7 +843,11 @@ impl<I: Space, M: TableMemory> Update<'_, I, M> {
             level,
             touched,
             &mut |index, old| {
-                if old.is_empty() { old } else { f(LeafAt { addr: addr(index), size, entry: old }) }
+                if old.is_empty() {
+                    old
+                } else {
+                    f(LeafAt { addr: addr(index), size, entry: old, linked: false })
+                }
             },
             &mut |index, old, new| {
                 if new.is_empty() {
@@ -755,6 +857,7 @@ impl<I: Space, M: TableMemory> Update<'_, I, M> {
                 }
             },
         );
+        flush.reaches(self.ops.reach(TableAt { base: Addr::new(base), level }));
     }
 }
 

@@ -1,6 +1,7 @@
 //! The seam for TLB tags: when a cached entry may serve an access.
 
 use crate::addr::{PageSize, Va};
+use crate::flush::Reach;
 use crate::walk::Leaf;
 use core::fmt::Debug;
 
@@ -25,6 +26,19 @@ pub trait TlbTag: Copy + Default + PartialEq + Debug + Send + 'static {
     /// The tag of a new entry.
     fn of(context: &Self::Context, va: Va, leaf: &Leaf) -> Self;
 
+    /// The tag of the entry that the same access puts into a first-level TLB:
+    /// BabelFish's first level may share nothing.
+    #[inline(always)]
+    fn first_level(self, _context: &Self::Context) -> Self {
+        self
+    }
+
+    /// Whether an invalidation by the space of `context` that reaches as far as
+    /// `reach` removes an entry with equal key.
+    fn invalidated(&self, _context: &Self::Context, _reach: Reach) -> bool {
+        true
+    }
+
     /// Whether a hit was on an entry that another address space brought in.
     fn shared_hit(&self, _context: &Self::Context) -> bool {
         false
@@ -32,6 +46,12 @@ pub trait TlbTag: Copy + Default + PartialEq + Debug + Send + 'static {
 
     /// Cycles that a hit costs on top of the TLB's own latency.
     fn extra_cycles(&self) -> u16 {
+        0
+    }
+
+    /// Cycles on every miss of the first level before the second is asked.
+    #[inline(always)]
+    fn miss_cycles(_context: &Self::Context) -> u16 {
         0
     }
 
