@@ -1,0 +1,36 @@
+//! Pagewalk's own trace format: Parquet, one row an access.
+//!
+//! `trace/SCHEMA.md` is the description for users. In short: columns
+//! `va, insns, thread, kind, size_log2, flags` and the nullable `events`
+//! (JSON: what happens after this access); the world before the first access
+//! ([`Setup`](machine::input::Setup)), the command and the tool stand as
+//! key-value pairs in the footer. `DuckDB`, Polars and pandas read it as it is.
+//!
+//! # Encodings
+//!
+//! `va` is `BYTE_STREAM_SPLIT` under zstd: the eight bytes of an address have
+//! very different entropies, and apart they compress better than deltas do,
+//! which jump between stack, heap and text. The other columns have few values
+//! and lie as run-length encoded dictionaries.
+//!
+//! # A killed writer
+//!
+//! Rows are written to `FILE.partial`, a row group at a time, and the file is
+//! renamed when it is complete. Parquet's footer is at the end and names row
+//! groups by absolute position, so anything may lie between them: after a row
+//! group the writer puts a whole footer, and the next row group behind it.
+//! A killed writer therefore leaves a file that is valid as it is, or becomes
+//! so when what follows the last footer is dropped, which the reader does.
+//! Footers grow with the number of row groups; they are put only every
+//! sixteen times their own size, so they cost at most a sixteenth.
+
+mod document;
+mod footer;
+mod reader;
+mod schema;
+mod store;
+mod writer;
+
+pub(crate) use reader::ParquetSource;
+pub(crate) use store::Store;
+pub use writer::{About, ParquetWriter, Written};

@@ -1,0 +1,96 @@
+//! Where the bytes of a Parquet file are: on disk, or embedded in the program.
+
+use bytes::{Buf, Bytes};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::reader::{ChunkReader, Length};
+use std::fs::File;
+
+/// The largest page that is decompressed: a header that claims more is a lie
+/// or a bomb. Pagewalk writes pages of 512 KiB; other tools' default is 1 MiB.
+const PAGE_MAX: i32 = 64 << 20;
+
+/// A file, or bytes in memory.
+#[derive(Debug)]
+pub(crate) enum Store {
+    /// On disk.
+    File(File),
+    /// In memory.
+    Bytes(Bytes),
+}
+
+impl Length for Store {
+    fn len(&self) -> u64 {
+        match self {
+            Store::File(file) => file.len(),
+            Store::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+impl Store {
+    /// `length` bytes at `start`.
+    pub(crate) fn get(&self, start: u64, length: usize) -> Result<Bytes> {
+        match start.checked_add(length as u64) {
+            Some(end) if end <= self.len() => {}
+            _ => return Err(ParquetError::EOF(format!("{length} bytes at byte {start} are past the end"))),
+        }
+        match self {
+            Store::File(file) => file.get_bytes(start, length),
+            Store::Bytes(bytes) => {
+                let start = usize::try_from(start).expect("within memory");
+                Ok(bytes.slice(start..start + length))
+            }
+        }
+    }
+}
+
+/// How much of a column chunk is read for a page's header, statistics included.
+const HEADER_MAX: usize = 16 << 10;
+
+impl ChunkReader for Store {
+    type T = bytes::buf::Reader<Bytes>;
+
+    /// The page reader calls this where a page header begins, and nowhere else:
+    /// the place to look at the size that the page claims before it is believed.
+    fn get_read(&self, start: u64) -> Result<Self::T> {
+        let rest = self.len().saturating_sub(start);
+        let head = self.get(start, HEADER_MAX.min(usize::try_from(rest).unwrap_or(HEADER_MAX)))?;
+        match uncompressed_page_size(&head) {
+            Some(size) if (0..=PAGE_MAX).contains(&size) => Ok(head.reader()),
+            Some(size) => Err(ParquetError::General(format!(
+                "the page at byte {start} claims {size} decompressed bytes"
+            ))),
+            None => Err(ParquetError::General(format!("byte {start} does not begin a page"))),
+        }
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        if length > PAGE_MAX as usize {
+            return Err(ParquetError::General(format!("the page at byte {start} claims {length} bytes")));
+        }
+        self.get(start, length)
+    }
+}
+
+/// Field 2 of a `PageHeader` in Thrift's compact protocol: fields 1 (type) and
+/// 2 (uncompressed size) are required `i32`s, so each is a byte `0x15` (field
+/// number one more than the last, type 5) and a zigzag varint.
+fn uncompressed_page_size(header: &[u8]) -> Option<i32> {
+    let mut bytes = header.iter();
+    let mut field = || -> Option<i32> {
+        if *bytes.next()? != 0x15 {
+            return None;
+        }
+        let mut value = 0u32;
+        for shift in (0..35).step_by(7) {
+            let byte = *bytes.next()?;
+            value |= u32::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some((value >> 1) as i32 ^ -((value & 1) as i32));
+            }
+        }
+        None
+    };
+    field()?;
+    field()
+}
