@@ -148,7 +148,11 @@ impl<M: TableMemory> Core<M> {
     }
 
     /// The area for an access, or why it is none.
-    fn area<I: Space>(space: &mut AddressSpace<I, M>, addr: Addr<I>, intent: Intent) -> Result<Vma, MmError> {
+    pub(crate) fn area<I: Space>(
+        space: &mut AddressSpace<I, M>,
+        addr: Addr<I>,
+        intent: Intent,
+    ) -> Result<Vma, MmError> {
         let area = space.vmas.find(addr.raw());
         match area {
             Some(area) if allows(area.prot, intent) => Ok(area),
@@ -208,7 +212,7 @@ impl<M: TableMemory> Core<M> {
             return if found.entry.has(Flags::COW) {
                 self.cow(space, cx, vma, addr, found)
             } else {
-                self.write_notify(space, cx, vma, addr, found).map(Some)
+                self.write_notify(space, cx, vma, addr, found)
             };
         }
         let node = self.node(cx.cpu);
@@ -369,7 +373,8 @@ impl<M: TableMemory> Core<M> {
         }
     }
 
-    /// The first store to a page that was write-protected to notice it.
+    /// The first store to a page that was write-protected to notice it. `None`:
+    /// look again (a huge page was split).
     fn write_notify<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
@@ -377,8 +382,13 @@ impl<M: TableMemory> Core<M> {
         vma: &Vma,
         addr: Addr<I>,
         found: &Found<M::Space>,
-    ) -> Result<FaultOutcome, Stop> {
+    ) -> Result<Option<FaultOutcome>, Stop> {
         let size = found.size().unwrap_or_default();
+        if space.log.is_some() && size > PageSize::Size4K {
+            // Logged by the page that is stored to, as KVM does.
+            self.split_huge(space, cx, addr)?;
+            return Ok(None);
+        }
         if let Some((file, page)) = vma.file_page(addr.raw()) {
             self.files.set_dirty(file, page);
         }
@@ -388,7 +398,7 @@ impl<M: TableMemory> Core<M> {
         if let Some(old) = old {
             self.notify_mapped(space, cx, addr, old.with(set), size);
         }
-        Ok(FaultOutcome::new(FaultKind::WriteNotify, size))
+        Ok(Some(FaultOutcome::new(FaultKind::WriteNotify, size)))
     }
 }
 

@@ -188,7 +188,7 @@ impl<M: TableMemory> Core<M> {
         let kept = self.huge.owns(head);
         let gone = self.pool.put(frame, Some(cpu)) || (kept && self.pool.refs(head) == 1);
         if gone && anonymous {
-            self.swap.forget_frame(frame);
+            self.swap.forget_unit(head, order);
             if let Some(g) = self.groups.get_mut(&group) {
                 g.charged = g.charged.saturating_sub(1 << order);
             }

@@ -90,6 +90,8 @@ pub(crate) struct Core<M: TableMemory> {
     pub files: Files,
     pub swap: Swap<M::Space>,
     pub huge: HugePool<M::Space>,
+    /// Frames that the balloon of this kernel, a guest's, has.
+    pub balloon: Vec<Frame<M::Space>>,
     pub groups: BTreeMap<GroupId, Group>,
     pub ids: SpaceIds,
     pub cpus: Vec<CpuState>,
@@ -97,6 +99,8 @@ pub(crate) struct Core<M: TableMemory> {
     pub hinted: SparseFrames<u8>,
     /// Counters of spaces that are gone.
     pub retired: Stats,
+    /// The address space that reclaim's clock is in: processes, then VMs.
+    pub hand: u32,
     /// Faults until the watermarks are looked at again.
     pub until_check: u32,
 }
@@ -278,10 +282,12 @@ impl<M: TableMemory> Kernel<M> {
             kernel_root,
             files: Files::default(),
             huge: HugePool::default(),
+            balloon: Vec::new(),
             groups: BTreeMap::new(),
             ids: SpaceIds { next: 0, free: Vec::new() },
             hinted: SparseFrames::default(),
             retired: Stats::default(),
+            hand: 0,
             until_check: 0,
         };
         Ok(Kernel { core, processes: Slab::new(), vms: Slab::new() })
@@ -412,6 +418,7 @@ impl<M: TableMemory> Kernel<M> {
         for vm in (0..self.vms.next()).filter(|&n| self.vms.get(n).is_some()).collect::<Vec<_>>() {
             self.destroy_vm(hw, CpuId(0), VmId(vm))?;
         }
+        self.deflate_balloon(u64::MAX);
         let core = &mut self.core;
         core.free_all_files();
         core.huge.drain(&mut core.pool);

@@ -14,10 +14,10 @@
 //! this code, which reads and clears them only in atomic steps; pages are
 //! copied or written out only after a shootdown took stores away from them.
 #![no_std]
-#![allow(dead_code, reason = "reclaim, which uses these, is the next commit")]
 extern crate alloc;
 
 mod calls;
+mod compact;
 mod error;
 mod fault;
 mod fork;
@@ -27,6 +27,7 @@ pub mod hypervisor;
 mod kernel;
 mod numa;
 mod pagecache;
+mod populate;
 mod process;
 mod reclaim;
 mod sched;

@@ -17,7 +17,7 @@ use crate::stats::FaultKind;
 use crate::vma::Vma;
 use core::ops::Range;
 use paging::frames::{AllocRequest, CpuId, FrameState, NodeId, NodeSet};
-use paging::{Addr, Flush, Found, Frame, MapError, PageSize, Space, TableMemory, Va, Visibility};
+use paging::{Addr, Entry, Flush, Found, Frame, MapError, PageSize, Space, TableMemory, Va, Visibility};
 
 /// How NUMA balancing works.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,29 +54,8 @@ impl<M: TableMemory> Core<M> {
         if movable && self.migrate_leaf(space, cx, addr, here)? {
             return Ok(FaultOutcome::new(FaultKind::NumaMigrate, size));
         }
-        self.unhide(space, cx, addr, size)?;
+        self.show(space, cx, addr, size, frame)?;
         Ok(FaultOutcome::new(FaultKind::NumaHint, size))
-    }
-
-    /// Makes a hidden leaf present again.
-    fn unhide<I: Space>(
-        &mut self,
-        space: &mut AddressSpace<I, M>,
-        cx: &mut Cx<'_, M::Space>,
-        addr: Addr<I>,
-        size: PageSize,
-    ) -> Result<(), MapError> {
-        let start = addr.align_down(size).raw();
-        let mut flush = Flush::none();
-        let shown = self.env(cx.cpu, |env| {
-            let show = &mut |leaf: paging::LeafAt<I>| match leaf.entry.is_prot_none() {
-                true => leaf.entry.from_prot_none(),
-                false => leaf.entry,
-            };
-            space.table.update_range(env, start..start + size.bytes(), Visibility::Shared, &mut flush, show)
-        });
-        self.discharge(space, cx, flush);
-        shown
     }
 
     /// Moves the page at `addr` to `node` if this space alone maps it; whether
@@ -112,22 +91,11 @@ impl<M: TableMemory> Core<M> {
         old: Frame<M::Space>,
         new: Frame<M::Space>,
     ) -> Result<(), Stop> {
-        // Nobody may store to the page while it is copied.
-        let mut flush = Flush::none();
-        let start = addr.align_down(size).raw();
-        let hidden = self.env(cx.cpu, |env| {
-            let hide = &mut |leaf: paging::LeafAt<I>| match leaf.entry.is_present() {
-                true => leaf.entry.to_prot_none(),
-                false => leaf.entry,
-            };
-            space.table.update_range(env, start..start + size.bytes(), Visibility::Private, &mut flush, hide)
-        });
-        self.discharge(space, cx, flush);
-        if let Err(e) = hidden {
+        if let Err(e) = self.hide(space, cx, addr, size) {
             self.pool.put(new, Some(cx.cpu));
             return Err(e.into());
         }
-        self.swap.forget_frame(old);
+        self.swap.forget_unit(old, size.order());
         self.copy(cx, old, new, size);
         // With the bits that hardware set until it was hidden.
         let entry = self.lookup(space, cx.cpu, addr).entry.from_prot_none();
@@ -136,6 +104,55 @@ impl<M: TableMemory> Core<M> {
         self.replace(space, cx, addr.align_down(size), size, entry.with_frame(new))?;
         space.stats.migrated_pages += size.frames();
         Ok(())
+    }
+
+    /// Takes all accesses to the page at `addr` away, as nobody may store to it while
+    /// it is copied. The table becomes this space's own.
+    pub(crate) fn hide<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        addr: Addr<I>,
+        size: PageSize,
+    ) -> Result<(), MapError> {
+        let start = addr.align_down(size).raw();
+        let mut flush = Flush::none();
+        let hidden = self.env(cx.cpu, |env| {
+            let hide = &mut |leaf: paging::LeafAt<I>| match leaf.entry.is_present() {
+                true => leaf.entry.to_prot_none(),
+                false => leaf.entry,
+            };
+            space.table.update_range(env, start..start + size.bytes(), Visibility::Private, &mut flush, hide)
+        });
+        self.discharge(space, cx, flush);
+        hidden
+    }
+
+    /// Makes the hidden page at `addr` present again, in the frame `frame` from now on.
+    pub(crate) fn show<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        addr: Addr<I>,
+        size: PageSize,
+        frame: Frame<M::Space>,
+    ) -> Result<(), MapError> {
+        let start = addr.align_down(size).raw();
+        let mut flush = Flush::none();
+        let mut shown = Entry::EMPTY;
+        let done = self.env(cx.cpu, |env| {
+            let show = &mut |leaf: paging::LeafAt<I>| match leaf.entry.is_prot_none() {
+                true => {
+                    shown = leaf.entry.from_prot_none().with_frame(frame);
+                    shown
+                }
+                false => leaf.entry,
+            };
+            space.table.update_range(env, start..start + size.bytes(), Visibility::Shared, &mut flush, show)
+        });
+        self.discharge(space, cx, flush);
+        self.notify_mapped(space, cx, addr, shown, size);
+        done
     }
 
     /// Makes the leaves of the next window fault. Returns how many it hid, and

@@ -34,9 +34,6 @@ impl<S: PhysSpace> Swap<S> {
             slot_of: BTreeMap::new(),
         }
     }
-    pub(crate) fn capacity(&self) -> u64 {
-        self.capacity
-    }
     pub(crate) fn used(&self) -> u64 {
         self.used
     }
@@ -89,7 +86,13 @@ impl<S: PhysSpace> Swap<S> {
         self.frame_of.insert(slot, frame);
         self.slot_of.insert(frame, slot);
     }
-    /// The frame is free, or its content will change.
+    /// The frames of a unit of 2^`order` are free.
+    pub(crate) fn forget_unit(&mut self, head: Frame<S>, order: u8) {
+        while let Some((&frame, _)) = self.slot_of.range(head..head.offset(1 << order)).next() {
+            self.forget_frame(frame);
+        }
+    }
+    /// The frame's content will change.
     pub(crate) fn forget_frame(&mut self, frame: Frame<S>) {
         if !self.slot_of.is_empty()
             && let Some(slot) = self.slot_of.remove(&frame)
@@ -137,7 +140,9 @@ impl<M: TableMemory> Core<M> {
         let entry = if shared {
             Entry::leaf(frame, size, leaf_flags(vma.prot) | Flags::COW)
         } else {
-            Entry::leaf(frame, size, space.page_flags(vma, addr.raw(), size, intent.write))
+            // No slot has its content any more, so it counts as stored to.
+            let flags = space.page_flags(vma, addr.raw(), size, intent.write) | Flags::DIRTY;
+            Entry::leaf(frame, size, flags)
         };
         self.env(cx.cpu, |env| space.table.ops().write(env, at, 1, entry));
         self.swap.put(slot);

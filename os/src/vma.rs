@@ -348,6 +348,10 @@ impl VmaSet {
             }
         }
     }
+    /// The first address after all areas.
+    pub fn end(&self) -> u64 {
+        self.areas.last().map_or(0, |area| area.end)
+    }
     /// Bytes of all areas.
     pub fn bytes(&self) -> u64 {
         self.areas.iter().map(Vma::len).sum()

@@ -1,7 +1,10 @@
 //! The hypervisor: VMs as address spaces of guest-physical addresses.
 
+mod balloon;
 mod dirty;
+mod hotplug;
 mod vm;
 
 pub use dirty::DirtyLog;
+pub use hotplug::GuestAndHost;
 pub use vm::{Slot, SlotId, Vm, VmId, VmSpec};
