@@ -299,7 +299,8 @@ pub(crate) fn bad_range(start: u64, len: u64, why: &'static str) -> MmError {
     MmError::BadRange { start, len, why }
 }
 
-/// Areas of reserved huge pages are cut at whole pages only.
+/// Areas of reserved huge pages are cut at whole pages only. (Transparent ones
+/// are split, so that none lies across the end of an area.)
 fn whole_huge_pages<I: Space, M: TableMemory>(
     space: &AddressSpace<I, M>,
     range: &Range<u64>,
@@ -419,11 +420,11 @@ impl<M: TableMemory> Kernel<M> {
             if !space.vmas.covers(range.clone()) {
                 return Err(bad_range(va.raw(), len, "a part of it is not mapped").into());
             }
+            whole_huge_pages(space, &range)?;
+            core.split_at(space, cx, range.start)?;
+            core.split_at(space, cx, range.end)?;
             match advice {
-                Advice::DontNeed => {
-                    whole_huge_pages(space, &range)?;
-                    core.unmap_areas(space, cx, range)?;
-                }
+                Advice::DontNeed => core.unmap_areas(space, cx, range)?,
                 Advice::HugePage => space.vmas.update(range, |area| area.huge = HugeAdvice::Yes),
                 Advice::NoHugePage => space.vmas.update(range, |area| area.huge = HugeAdvice::No),
             }
@@ -447,12 +448,18 @@ impl<M: TableMemory> Kernel<M> {
         policy: Option<Policy>,
     ) -> Result<(), MmError> {
         let mut cx = self.cx(hw, cpu)?;
-        let space = &mut self.processes.get_mut(pid.0).ok_or(MmError::NoProcess(pid))?.space;
-        let range = checked(va.raw(), len, space.table.end())?;
-        if !space.vmas.covers(range.clone()) {
-            return Err(bad_range(va.raw(), len, "a part of it is not mapped"));
-        }
-        space.vmas.update(range, |area| area.policy = policy);
+        self.on_process(&mut cx, pid, |core, process, cx| {
+            let space = &mut process.space;
+            let range = checked(va.raw(), len, space.table.end())?;
+            if !space.vmas.covers(range.clone()) {
+                return Err(bad_range(va.raw(), len, "a part of it is not mapped").into());
+            }
+            whole_huge_pages(space, &range)?;
+            core.split_at(space, cx, range.start)?;
+            core.split_at(space, cx, range.end)?;
+            space.vmas.update(range, |area| area.policy = policy);
+            Ok(())
+        })?;
         self.core.charge(&mut cx, Cost::Syscall(Syscall::Policy));
         Ok(())
     }

@@ -30,6 +30,7 @@ mod pagecache;
 mod populate;
 mod process;
 mod reclaim;
+mod remap;
 mod sched;
 mod space;
 mod stats;

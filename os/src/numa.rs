@@ -98,7 +98,8 @@ impl<M: TableMemory> Core<M> {
         self.swap.forget_unit(old, size.order());
         self.copy(cx, old, new, size);
         // With the bits that hardware set until it was hidden.
-        let entry = self.lookup(space, cx.cpu, addr).entry.from_prot_none();
+        let entry = self.lookup(space, cx.cpu, addr).entry;
+        let entry = if space.accessible(addr) { entry.from_prot_none() } else { entry };
         // The group's charge moves with the page: `replace` takes the old one's away.
         self.groups.entry(space.group).or_default().charged += size.frames();
         self.replace(space, cx, addr.align_down(size), size, entry.with_frame(new))?;
@@ -128,7 +129,7 @@ impl<M: TableMemory> Core<M> {
         hidden
     }
 
-    /// Makes the hidden page at `addr` present again, in the frame `frame` from now on.
+    /// Makes the hidden page at `addr` present again (if its area allows any access), in the frame `frame` from now on.
     pub(crate) fn show<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
@@ -140,10 +141,12 @@ impl<M: TableMemory> Core<M> {
         let start = addr.align_down(size).raw();
         let mut flush = Flush::none();
         let mut shown = Entry::EMPTY;
+        let accessible = space.accessible(addr);
         let done = self.env(cx.cpu, |env| {
             let show = &mut |leaf: paging::LeafAt<I>| match leaf.entry.is_prot_none() {
                 true => {
-                    shown = leaf.entry.from_prot_none().with_frame(frame);
+                    let entry = leaf.entry.with_frame(frame);
+                    shown = if accessible { entry.from_prot_none() } else { entry };
                     shown
                 }
                 false => leaf.entry,

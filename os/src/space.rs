@@ -191,6 +191,10 @@ impl<I: Space, M: TableMemory> AddressSpace<I, M> {
     pub(crate) fn table_node(&self, local: NodeId, addr: u64) -> NodeId {
         self.policy.node(local, addr >> PageSize::Size2M.shift())
     }
+    /// Whether the area of `addr` allows any access: no leaf may be present otherwise.
+    pub(crate) fn accessible(&self, addr: Addr<I>) -> bool {
+        self.vmas.get(addr.raw()).is_some_and(|area| area.prot.any())
+    }
     /// The notifier, if it is a `T`.
     pub fn notifier_mut<T: MmuNotifier<I, M>>(&mut self) -> Option<&mut T> {
         let notifier: &mut dyn Any = &mut **self.notifier.as_mut()?;

@@ -193,7 +193,7 @@ impl<M: TableMemory> Core<M> {
                     space.clocks.collapse = base;
                     return Ok(done);
                 }
-                if !space.wants_huge(&vma, base) {
+                if !vma.prot.any() || !space.wants_huge(&vma, base) {
                     break;
                 }
                 budget -= 1;

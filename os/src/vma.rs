@@ -249,12 +249,10 @@ impl VmaSet {
     }
     /// The parts of areas inside `range`, in order.
     pub fn within(&self, range: Range<u64>) -> impl Iterator<Item = Vma> + '_ {
+        let end = if range.is_empty() { 0 } else { range.end };
         self.areas[self.position(range.start)..]
             .iter()
-            .take_while({
-                let end = range.end;
-                move |area| area.start < end
-            })
+            .take_while(move |area| area.start < end)
             .map(move |area| area.clipped(&range))
     }
     /// The first part of an area inside `range`.

@@ -1,0 +1,240 @@
+//! A machine that keeps what the kernel must not get wrong: the content of
+//! every frame, and TLBs that forget only what a shootdown or a root load names.
+#![allow(dead_code, reason = "each test uses a part")]
+
+use os::{
+    Cost, FileId, Hardware, Invalidate, Kernel, KernelConfig, MmError, ProcessId, RootLoad, Shootdown,
+    SingleTables, SpaceId, SpaceKind,
+};
+use paging::frames::{CpuId, FrameState, Layout, NodeId, PoolConfig};
+use paging::{
+    Arena, CachedTable, Cell, Check, Dim, Fault, Frame, FramePool, FromBuddy, Gpa, Hfn, HostLeaf, HostPhys,
+    Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
+};
+use std::collections::{BTreeMap, HashMap};
+
+/// The content of memory that nobody wrote: reading it is a leak.
+pub const GARBAGE: u64 = 0xdead_dead;
+
+pub type HostKernel = Kernel<Arena<HostPhys>>;
+
+#[derive(Clone, Copy, Debug)]
+pub struct TlbEntry {
+    pub space: SpaceId,
+    pub kind: SpaceKind,
+    pub page: u64,
+    pub size: PageSize,
+    pub frame: Hfn,
+    pub write: bool,
+    pub fetch: bool,
+    pub dirty: bool,
+}
+
+#[derive(Default, Debug)]
+pub struct Machine {
+    pub content: HashMap<u64, u64>,
+    pub disk: HashMap<(FileId, u64), u64>,
+    pub swap: HashMap<u64, u64>,
+    pub tlb: Vec<Vec<TlbEntry>>,
+    pub roots: HashMap<(CpuId, SpaceKind), RootLoad<HostPhys>>,
+    pub costs: Vec<Cost>,
+    pub work: Work,
+    pub shootdowns: u64,
+    /// Drop the next shootdowns: a bug that the harness must notice.
+    pub deaf: bool,
+}
+
+/// What the device has in a page that was never written.
+pub fn file_content(file: FileId, page: u64) -> u64 {
+    0xf11e_0000_0000 | u64::from(file.0) << 24 | page
+}
+
+impl Machine {
+    pub fn new(cpus: usize) -> Self {
+        Machine { tlb: vec![Vec::new(); cpus], ..Machine::default() }
+    }
+    pub fn read(&self, frame: Hfn) -> u64 {
+        self.content.get(&frame.number()).copied().unwrap_or(GARBAGE)
+    }
+    fn hit(&mut self, cpu: CpuId, space: SpaceId, kind: SpaceKind, addr: u64, intent: Intent) -> Option<Hfn> {
+        let entry = self.tlb[cpu.index()]
+            .iter()
+            .find(|e| e.space == space && e.kind == kind && e.page == addr >> e.size.shift())?;
+        let allowed = (!intent.write || (entry.write && entry.dirty)) && (!intent.fetch || entry.fetch);
+        allowed.then(|| entry.frame.offset((addr & (entry.size.bytes() - 1)) >> 12))
+    }
+    fn fill(&mut self, cpu: CpuId, entry: TlbEntry) {
+        let tlb = &mut self.tlb[cpu.index()];
+        tlb.retain(|e| {
+            !(e.space == entry.space && e.kind == entry.kind && e.page == entry.page && e.size == entry.size)
+        });
+        tlb.push(entry);
+    }
+}
+
+impl Hardware<HostPhys> for Machine {
+    fn load_root(&mut self, cpu: CpuId, load: &RootLoad<HostPhys>) {
+        if let Some(evicted) = load.evicted {
+            self.flush_space(cpu, evicted);
+        }
+        self.roots.insert((cpu, load.kind), *load);
+    }
+    fn shootdown(&mut self, _from: CpuId, what: &Shootdown<'_>) {
+        self.shootdowns += 1;
+        if self.deaf {
+            return;
+        }
+        for cpu in what.cpus.iter() {
+            self.tlb[cpu.index()].retain(|e| {
+                let (start, end) = (e.page << e.size.shift(), (e.page + 1) << e.size.shift());
+                let hit = match what.what {
+                    Invalidate::All => true,
+                    Invalidate::Ranges(ranges) => {
+                        ranges.iter().any(|r| r.start < end && start < r.start + r.len)
+                    }
+                };
+                !(hit && e.space == what.space && e.kind == what.kind)
+            });
+        }
+    }
+    fn flush_space(&mut self, cpu: CpuId, space: SpaceId) {
+        self.tlb[cpu.index()].retain(|e| e.space != space);
+    }
+    fn zero(&mut self, _cpu: CpuId, frame: Hfn, order: u8) {
+        (0..1 << order).for_each(|at| {
+            self.content.insert(frame.number() + at, 0);
+        });
+    }
+    fn copy(&mut self, _cpu: CpuId, from: Hfn, to: Hfn, order: u8) {
+        for at in 0..1 << order {
+            let value = self.read(from.offset(at));
+            self.content.insert(to.number() + at, value);
+        }
+    }
+    fn file_read(&mut self, _cpu: CpuId, file: FileId, page: u64, frame: Hfn) {
+        let value = self.disk.get(&(file, page)).copied().unwrap_or(file_content(file, page));
+        self.content.insert(frame.number(), value);
+    }
+    fn file_write(&mut self, _cpu: CpuId, file: FileId, page: u64, frame: Hfn) {
+        let value = self.read(frame);
+        self.disk.insert((file, page), value);
+    }
+    fn swap_out(&mut self, _cpu: CpuId, frame: Hfn, slot: u64) {
+        let value = self.read(frame);
+        self.swap.insert(slot, value);
+    }
+    fn swap_in(&mut self, _cpu: CpuId, slot: u64, frame: Hfn) {
+        let value = self.swap.get(&slot).copied().unwrap_or(GARBAGE);
+        self.content.insert(frame.number(), value);
+    }
+    fn charge(&mut self, _cpu: CpuId, cost: Cost, work: &Work) {
+        self.costs.push(cost);
+        self.work.add(work);
+    }
+}
+
+/// A port that walks without caches.
+#[derive(Default, Debug)]
+pub struct Bare {
+    pub references: u64,
+}
+
+impl Port for Bare {
+    fn reference(&mut self, _cell: Cell, _at: Hpa) {
+        self.references += 1;
+    }
+    fn check(&mut self, _check: Check) {}
+    fn cached_table(&mut self, _dim: Dim, _addr: u64, _levels: u8, _row: u8) -> Option<CachedTable> {
+        None
+    }
+    fn cache_table(&mut self, _dim: Dim, _addr: u64, _table: CachedTable) {}
+    fn cached_host(&mut self, _gpa: Gpa, _write: bool, _row: u8, _levels: u8) -> Option<HostLeaf> {
+        None
+    }
+    fn cache_host(&mut self, _gpa: Gpa, _leaf: HostLeaf) {}
+}
+
+/// Two nodes of `frames` frames each.
+pub fn layout(frames: u64) -> Layout {
+    Layout::of_ranges(&[0x8000..0x8000 + frames, 0x10000..0x10000 + frames])
+}
+
+/// Four CPUs on two nodes.
+pub fn config() -> KernelConfig {
+    KernelConfig::new(vec![NodeId(0), NodeId(0), NodeId(1), NodeId(1)])
+}
+
+pub struct System {
+    pub kernel: HostKernel,
+    pub machine: Machine,
+    pub frames: u64,
+}
+
+impl System {
+    pub fn new(frames_per_node: u64, config: KernelConfig) -> Self {
+        let layout = layout(frames_per_node);
+        let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
+        let mut machine = Machine::new(config.cpus.len());
+        let mem = Arena::new(layout.end());
+        let kernel = Kernel::new(
+            config,
+            pool,
+            mem,
+            Box::new(FromBuddy),
+            Box::new(SingleTables::default()),
+            &mut machine,
+        )
+        .expect("a kernel");
+        System { kernel, machine, frames: layout.frames() }
+    }
+
+    /// A load (`None`) or store by `pid` on `cpu`, as hardware does it: TLB, walk, fault, again.
+    pub fn access(&mut self, cpu: CpuId, pid: ProcessId, va: Va, store: Option<u64>) -> Result<u64, MmError> {
+        self.kernel.switch_to(&mut self.machine, cpu, pid)?;
+        let intent = if store.is_some() { Intent::WRITE } else { Intent::READ };
+        let root = self.machine.roots[&(cpu, SpaceKind::Process)];
+        for _ in 0..8 {
+            if let Some(frame) = self.machine.hit(cpu, root.space, root.kind, va.raw(), intent) {
+                if let Some(value) = store {
+                    self.machine.content.insert(frame.number(), value);
+                }
+                return Ok(self.machine.read(frame));
+            }
+            let root = self.machine.roots[&(cpu, SpaceKind::Process)];
+            let walk =
+                Native { mem: self.kernel.mem(), root: root.root, levels: root.levels, frames: 1 << 30 };
+            match walk.walk(&mut Bare::default(), va, intent) {
+                Ok(leaf) => {
+                    let size = leaf.size;
+                    let frame = Frame::new(leaf.frame.number() & !(size.frames() - 1));
+                    let (write, fetch) = (leaf.rights.write(), leaf.rights.execute());
+                    let page = va.raw() >> size.shift();
+                    let (space, kind, dirty) = (root.space, root.kind, leaf.dirty);
+                    self.machine.fill(cpu, TlbEntry { space, kind, page, size, frame, write, fetch, dirty });
+                }
+                Err(Fault::Page { va, .. }) => {
+                    // Hardware drops what it had for a faulting address.
+                    self.machine.tlb[cpu.index()]
+                        .retain(|e| !(e.space == root.space && e.page == va.raw() >> e.size.shift()));
+                    self.kernel.fault(&mut self.machine, cpu, pid, va, intent)?;
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        panic!("{pid:?} makes no progress at {va:?}");
+    }
+
+    /// Ends everything; every frame must be back.
+    pub fn shutdown(mut self) {
+        let (pool, mem) = self.kernel.shutdown(&mut self.machine).expect("a shutdown");
+        assert_eq!(mem.tables(), 0, "table pages are left");
+        let totals = pool.audit().expect("a sound pool");
+        let used: BTreeMap<_, _> = FrameState::ALL
+            .into_iter()
+            .filter(|state| state.is_owned() && totals.of(*state) > 0)
+            .map(|state| (state, totals.of(state)))
+            .collect();
+        assert!(used.is_empty(), "frames are left: {used:?}");
+        assert_eq!(totals.all(), self.frames);
+    }
+}
