@@ -534,10 +534,10 @@ impl World {
         self.switch(cpu, process)?;
         let pid = self.process(process)?.pid;
         let intent = Intent { write: region.permissions.write, fetch: false };
-        on_kernel!(self, |kernel, hw, _files| (start..end).try_for_each(|page| {
-            kernel.fault(hw, cpu, pid, region.start.offset(page << 12), intent).map(|_| ())
-        }))
-        .map_err(|error| WorldError::Kernel { what: format!("filling `{}`", region.name), error })
+        let va = region.start.offset(start << 12);
+        on_kernel!(self, |kernel, hw, _files| kernel.populate(hw, cpu, pid, va, (end - start) << 12, intent))
+            .map(|_| ())
+            .map_err(|error| WorldError::Kernel { what: format!("filling `{}`", region.name), error })
     }
 
     fn process(&self, index: u16) -> Result<Process, WorldError> {

@@ -45,7 +45,7 @@ impl Input {
                 let _ = BUILTIN;
                 bail!("TMP")
             }
-            Input::Trace(file) => bail!("TMP {file}"),
+            Input::Trace(file) => trace::open(Path::new(file), &trace::OpenOptions::default())?,
             Input::Workload(spec) => workloads::build(spec, seed)?,
         })
     }
