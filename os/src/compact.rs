@@ -59,7 +59,7 @@ impl<M: TableMemory> Core<M> {
                 // In a table that several use one reference stands for all of them.
                 let found = self.lookup(space, cpu, Addr::new(addr));
                 let table = TableAt::covering(Addr::new(addr), found.level);
-                let shared = space.table.ops_ref().others_use(found.slot.table, table);
+                let shared = space.table.ops_ref().others_use(table, table.range());
                 block = (addr >> PageSize::Size2M.shift(), shared);
             }
             let whole = self.pool.compound(frame).map_or((frame, 0), |unit| unit) == (frame, order);

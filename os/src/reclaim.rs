@@ -298,7 +298,7 @@ impl<M: TableMemory> Core<M> {
         let Some(&(first, _)) = new.first() else { return (None, false) };
         let found = self.lookup(space, cx.cpu, first);
         let at = TableAt::covering(first, found.level);
-        let shared = space.table.ops_ref().others_use(found.slot.table, at);
+        let shared = space.table.ops_ref().others_use(at, at.range());
         let shared = shared.then_some(PageRange { start: window.start, len: window.end - window.start });
         let mut flush = Flush::none();
         let mut new = new.into_iter().peekable();
