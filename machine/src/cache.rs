@@ -4,7 +4,7 @@
 //! one evicts stays in the others. Writes are not written back in the model:
 //! a dirty line costs no more than a clean one.
 
-use crate::set::{Assoc, Geometry, Replacement, SetIndex};
+use crate::set::{Geometry, Replacement, SetIndex, Tags};
 
 /// log2 of the bytes of a line.
 pub const LINE_SHIFT: u32 = 6;
@@ -12,8 +12,9 @@ pub const LINE_SHIFT: u32 = 6;
 /// One cache.
 #[derive(Clone, Debug)]
 pub struct Cache {
+    geometry: Geometry,
     index: SetIndex,
-    tags: Assoc<u32, ()>,
+    tags: Tags,
 }
 
 impl Cache {
@@ -28,7 +29,8 @@ impl Cache {
     /// with a reason.
     pub fn new(geometry: Geometry, replacement: Replacement) -> Cache {
         assert!(geometry.sets >= Self::MIN_SETS, "a cache of {} sets", geometry.sets);
-        Cache { index: SetIndex::new(geometry.sets), tags: Assoc::new(geometry, replacement) }
+        let (index, tags) = (SetIndex::new(geometry.sets), Tags::new(geometry, replacement));
+        Cache { geometry, index, tags }
     }
 
     #[inline(always)]
@@ -62,7 +64,7 @@ impl Cache {
     /// whether it was there.
     pub fn invalidate(&mut self, line: u64) -> bool {
         let (set, tag) = self.place(line);
-        self.tags.remove(set, tag, |()| true) > 0
+        self.tags.remove(set, tag)
     }
 
     /// Empties it.
@@ -72,6 +74,6 @@ impl Cache {
 
     /// Sets and ways.
     pub fn geometry(&self) -> Geometry {
-        self.tags.geometry()
+        self.geometry
     }
 }

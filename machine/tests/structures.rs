@@ -2,7 +2,7 @@
 
 mod reference;
 
-use machine::set::{Assoc, Geometry, Replacement, SetIndex};
+use machine::set::{Assoc, Geometry, Replacement, SetIndex, Tags};
 use proptest::prelude::*;
 use reference::{Policy, Reference};
 
@@ -70,7 +70,7 @@ fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
         for (replacement, policy) in policies(ways) {
             let index = SetIndex::new(sets);
             let mut assoc = Assoc::<u64, u32>::new(Geometry { sets, ways }, replacement);
-            let mut tags = Assoc::<u32, ()>::new(Geometry { sets, ways }, replacement);
+            let mut tags = Tags::new(Geometry { sets, ways }, replacement);
             let mut reference = Reference::new(sets, ways, policy);
             for (time, number) in stream(sets as u64 * 31 + ways as u64, sets * ways, 20_000).enumerate() {
                 let (set, rest) = index.split(number);
