@@ -2,11 +2,12 @@
 //! a later re-implementation of Mitosis recorded.
 
 mod mitosis_common;
-use mechanisms::mitosis::{Lazy, Place, Replicated, Role, TablePages, nodes, role, serving};
+use mechanisms::mitosis::{DataKind, Dump, Lazy, Place, Replicated, Role, TablePages, nodes, role, serving};
 use mitosis_common::pair::*;
 use mitosis_common::*;
 use paging::*;
 
+const RW: Flags = Flags::WRITABLE.with(Flags::USER);
 const PLENTY: [usize; NODES] = [100_000; NODES];
 
 fn eager(nodes: &[u8]) -> Pair {
@@ -295,4 +296,106 @@ fn lazy_tables_of_one_node_cost_no_more_writes_than_single_ones() {
     };
     assert_eq!(writes(Box::new(Lazy::new(set(&[0, 1, 2, 3]), 4))), 512);
     assert_eq!(writes(Box::new(Replicated::new(set(&[0, 1, 2, 3])))), 4 * 512);
+}
+
+#[test]
+fn a_dump_shows_where_tables_and_data_are() {
+    let mut pair = eager(&[]);
+    pair.apply(&Action::Populate { page: 0, pages: 300, node: 2 });
+    for page in 300..400 {
+        pair.apply(&Action::Map { page, size: PageSize::Size4K, frame: PER_NODE + 9000 + page, node: 0 });
+    }
+    pair.apply(&Action::Map { page: 1024, size: PageSize::Size2M, frame: 3 * PER_NODE, node: 0 });
+    let dump = |pair: &Pair, before: Option<&Dump>| {
+        Dump::take(&pair.table, &pair.world.mem, &pair.world.pool, NODES, 7, before)
+    };
+    let first = dump(&pair, None);
+    let leaf = first.tables(1, NodeId(2));
+    assert_eq!((leaf.pages, &leaf.to[..4]), (1, &[0, 100, 300, 0][..]));
+    let data = DataKind { size: PageSize::Size4K, code: true, hinting: false };
+    assert_eq!((first.data(data, NodeId(1)).pages, first.data(data, NodeId(2)).pages), (100, 300));
+    let huge = DataKind { size: PageSize::Size2M, ..data };
+    assert_eq!(first.data(huge, NodeId(3)).pages, 1);
+    // The leaf table and the level-2 table, which holds the huge leaf, are on node 2.
+    let seen = first.seen(NodeId(1));
+    assert_eq!(
+        (seen.local_local, seen.local_remote, seen.remote_local, seen.remote_remote),
+        (0, 0, 100, 301)
+    );
+    assert_eq!(first.seen(NodeId(2)).remote_share(), 0.0);
+    assert_eq!(first.local_share(NodeId(2)), 0.75);
+
+    pair.apply(&Action::Replicate { nodes: 0b1111, stale: vec![], fail_after: None });
+    pair.apply(&Action::Hide { page: 0, pages: 10, hide: true });
+    let second = dump(&pair, Some(&first));
+    assert!((0..4).all(|n| second.seen(NodeId(n)).remote_share() == 0.0));
+    assert_eq!((second.tables(1, NodeId(2)).added, second.tables(1, NodeId(3)).added), (0, 1));
+    assert_eq!(second.data(data, NodeId(2)).change, -10, "data is counted once, not once a copy");
+    let want = "\
+PTablesLevel1    1 [0 100 300 0] (+1, -0) | 1 [0 100 300 0] (+1, -0) | 1 [0 100 300 0] (+0, -0) | 1 [0 100 300 0] (+1, -0) | 4
+PTablesLevel2    1 [1 0 0 1] (+1, -0) | 1 [0 1 0 1] (+1, -0) | 1 [0 0 1 1] (+0, -0) | 1 [0 0 0 2] (+1, -0) | 4
+PTablesLevel3    1 [1 0 0 0] (+1, -0) | 1 [0 1 0 0] (+1, -0) | 1 [0 0 1 0] (+0, -0) | 1 [0 0 0 1] (+1, -0) | 4
+PTablesLevel4    1 [1 0 0 0] (+1, -0) | 1 [0 1 0 0] (+0, -0) | 1 [0 0 1 0] (+1, -0) | 1 [0 0 0 1] (+1, -0) | 4
+Code2M           0 (+0) | 0 (+0) | 0 (+0) | 1 (+0) | 1
+Code4k           0 (+0) | 100 (+0) | 290 (-10) | 0 (+0) | 390
+NUMACode4k       0 (+0) | 0 (+0) | 10 (+10) | 0 (+0) | 10
+Migrations       7
+Socket0: LL: 0 LR: 401 RL: 0 RR: 0 (0 % of leaf entries remote, 0 % of its own point home)
+Socket1: LL: 100 LR: 301 RL: 0 RR: 0 (0 % of leaf entries remote, 25 % of its own point home)
+Socket2: LL: 300 LR: 101 RL: 0 RR: 0 (0 % of leaf entries remote, 75 % of its own point home)
+Socket3: LL: 1 LR: 400 RL: 0 RR: 0 (0 % of leaf entries remote, 0 % of its own point home)
+";
+    assert_eq!(second.to_string(), want);
+}
+
+/// Both dimensions of a VM's walk: the guest's table in guest-physical memory,
+/// and the VM's table, each with copies for the nodes.
+#[test]
+fn a_nested_walk_stays_on_its_node() {
+    let mut host = World::new(PLENTY);
+    let all = set(&[0, 1, 2, 3]);
+    let mut hpt: PageTable<GuestPhys, Arena<HostPhys>> =
+        PageTable::new(Box::new(Replicated::new(all)), &mut host.env(NodeId(0)), 4, NodeId(0)).unwrap();
+    // Guest-physical memory of virtual node n lies on node n: 512 frames each.
+    for gfn in 0..2048u64 {
+        let frame = Hfn::new((gfn / 512) * PER_NODE + PER_NODE / 2 + gfn % 512);
+        let (gpa, size) = (Gpa::new(gfn << 12), PageSize::Size4K);
+        let env = &mut host.env(NodeId(0));
+        hpt.map(env, gpa, frame, size, RW, NodeId(0), Visibility::Private).unwrap();
+    }
+    let mut gmem: Arena<GuestPhys> = Arena::new(2048);
+    let mut gframes = GuestFrames([1; NODES]);
+    let mut gwork = Work::default();
+    let mut genv = TableEnv { mem: &mut gmem, frames: &mut gframes, node: NodeId(0), work: &mut gwork };
+    let mut gpt: PageTable<Virt, Arena<GuestPhys>> =
+        PageTable::new(Box::new(Replicated::new(all)), &mut genv, 4, NodeId(0)).unwrap();
+    for page in 0..40u64 {
+        let frame = Gfn::new((page % 4) * 512 + 100 + page);
+        let va = Va::new(page << 12);
+        gpt.map(&mut genv, va, frame, PageSize::Size4K, RW, NodeId(0), Visibility::Private).unwrap();
+    }
+    for node in (0..NODES as u8).map(NodeId) {
+        let walk = Nested {
+            guest: &gmem,
+            root: gpt.hardware_root(node),
+            levels: 4,
+            frames: 2048,
+            host: HostDim { mem: &host.mem, root: hpt.hardware_root(node), levels: 4, frames: FRAMES },
+        };
+        let mut refs = References::default();
+        let leaf = walk.walk(&mut refs, Va::new(7 << 12), Intent::WRITE).unwrap();
+        assert_eq!(host.pool.node_of(leaf.frame), NodeId(3));
+        assert_eq!(refs.0.len(), 24);
+        for at in refs.0 {
+            assert_eq!(host.pool.node_of(at.frame()), node, "a reference of node {node}'s walk");
+        }
+    }
+    // Each node's store is known to both kernels, once.
+    let guest = gpt.lookup(
+        &mut TableEnv { mem: &mut gmem, frames: &mut gframes, node: NodeId(2), work: &mut gwork },
+        Va::new(7 << 12),
+    );
+    assert!(guest.entry.has(Flags::DIRTY));
+    let gpa = guest.frame().unwrap().base();
+    assert!(hpt.lookup(&mut host.env(NodeId(1)), gpa).entry.has(Flags::DIRTY));
 }

@@ -10,7 +10,8 @@
 //! [`Replicated`] is both, for any address space on any
 //! [`TableMemory`](paging::TableMemory): a process's table, a guest's, a VM's.
 //! [`Lazy`] fills replicas on demand, after Hydra (numaPTE, ATC 2024).
-//! [`TablePages`] is the page-table page cache.
+//! [`TablePages`] is the page-table page cache, [`Policy`] and [`Auto`] say when
+//! to replicate, and a [`Dump`] shows where tables and their entries are.
 //!
 //! # How
 //!
@@ -52,19 +53,25 @@
 //! dirty bits (a lazy copy may lack entries), inner entries of a node's copy
 //! lead to that node's copies, no bit that hardware set is lost, and every frame
 //! is in one ring. `tests/mitosis*.rs` hold the code to it against a map from
-//! page to leaf.
+//! page to leaf, and `tests/mitosis_races.rs` in all schedules of walkers and
+//! software (`RUSTFLAGS="--cfg loom" cargo test -p mechanisms --test mitosis_races`).
+//! `benches/mitosis_ops.rs` measures what it costs.
 
 mod cache;
 mod convert;
+mod dump;
 mod lazy;
 mod migrate;
 mod pass;
 mod place;
+mod policy;
 mod replicated;
 mod ring;
 
 pub use cache::{CacheStats, CachedFrames, TablePages};
+pub use dump::{DataKind, DataRow, Dump, Seen, TableRow};
 pub use lazy::Lazy;
 pub use place::Place;
+pub use policy::{Auto, IDLE_COST, Policy, Sample, Thresholds};
 pub use replicated::Replicated;
 pub use ring::{Role, copies, nodes, role, serving};

@@ -86,12 +86,30 @@ impl World {
 
 pub type Table = PageTable<Virt, Arena<HostPhys>>;
 
-/// A port that writes nothing down.
+/// Frames for a guest's tables: those of virtual node n follow frame 512·n.
 #[derive(Debug)]
-pub struct Silent;
+pub struct GuestFrames(pub [u64; NODES]);
 
-impl Port for Silent {
-    fn reference(&mut self, _cell: Cell, _at: Hpa) {}
+impl TableFrames<GuestPhys> for GuestFrames {
+    fn alloc_table(&mut self, node: NodeId, _strict: bool) -> Result<Gfn, NoFrame> {
+        let next = &mut self.0[node.index()];
+        *next += 1;
+        Ok(Gfn::new(node.index() as u64 * 512 + *next))
+    }
+    fn free_table(&mut self, _frame: Gfn) {}
+    fn node_of(&self, frame: Gfn) -> NodeId {
+        NodeId((frame.number() / 512) as u8)
+    }
+}
+
+/// A port without caches, that writes down where the references went.
+#[derive(Debug, Default)]
+pub struct References(pub Vec<Hpa>);
+
+impl Port for References {
+    fn reference(&mut self, _cell: Cell, at: Hpa) {
+        self.0.push(at);
+    }
     fn check(&mut self, _check: Check) {}
     fn cached_table(&mut self, _dim: Dim, _addr: u64, _levels: u8, _row: u8) -> Option<CachedTable> {
         None
@@ -155,7 +173,7 @@ pub fn walk(
 ) -> Result<paging::Leaf, Fault> {
     let intent = if write { Intent::WRITE } else { Intent::READ };
     let walker = Native { mem, root, levels, frames: FRAMES };
-    walker.walk(&mut Silent, Va::new(page << 12), intent)
+    walker.walk(&mut References::default(), Va::new(page << 12), intent)
 }
 
 /// The table pages on the way to `page`, top down, and the leaf entry there if any.
