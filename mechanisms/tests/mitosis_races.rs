@@ -17,7 +17,7 @@ use std::thread;
 
 #[cfg(not(loom))]
 fn model(run: impl Fn()) {
-    (0..3000).for_each(|_| run());
+    (0..500).for_each(|_| run());
 }
 
 /// Frame n + 1 of node n.
