@@ -28,6 +28,13 @@ pub(crate) const ADVICE: Parameter = Parameter {
     meaning: "huge pages: madvise(MADV_HUGEPAGE or MADV_NOHUGEPAGE), or reserved pages (hugetlbfs) of 2 MiB or 1 GiB",
 };
 
+/// `advice=`, for workloads whose mappings are too small for reserved pages.
+pub(crate) const ADVICE_UNRESERVED: Parameter = Parameter {
+    unit: Unit::Choice(&["none", "huge", "nohuge"]),
+    meaning: "huge pages: madvise(MADV_HUGEPAGE or MADV_NOHUGEPAGE)",
+    ..ADVICE
+};
+
 /// `threads=`, for every workload that can be parallel.
 pub(crate) const THREADS: Parameter = Parameter {
     name: "threads",
@@ -127,6 +134,25 @@ impl Layout {
         let len = len.next_multiple_of(self.granule());
         self.bss = start + len;
         self.add(name, start, len, populate)
+    }
+
+    /// Address space that is mapped later; its first byte.
+    pub(crate) fn reserve(&mut self, len: u64) -> u64 {
+        let granule = self.granule();
+        self.mappings = (self.mappings - len.next_multiple_of(granule)) & !(granule - 1);
+        self.mappings
+    }
+
+    /// A region as events map it later: no name, no place, not populated.
+    pub(crate) fn template(&self) -> Region {
+        let mut region = Region::anonymous("", 0, 0, Populate::OnDemand);
+        region.advice = self.advice;
+        region
+    }
+
+    /// A region that was placed elsewhere.
+    pub(crate) fn push(&mut self, region: Region) {
+        self.regions.push(region);
     }
 
     /// The finished process.

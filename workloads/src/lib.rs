@@ -42,15 +42,22 @@ mod skew;
 mod bfs;
 mod btree;
 mod canneal;
+mod cc;
 mod chase;
+mod churn;
+mod gcc;
 mod graph;
+mod growkv;
 mod gups;
 mod hashjoin;
 mod kv;
+mod liblinear;
 mod mcf;
+mod omnetpp;
 mod pagerank;
 mod stream;
 mod xsbench;
+mod xz;
 mod zipf;
 
 pub use parameters::{Parameter, Parameters, Unit, Value};
@@ -67,8 +74,15 @@ const ALL: &[Workload] = &[
     hashjoin::WORKLOAD,
     bfs::WORKLOAD,
     pagerank::WORKLOAD,
+    cc::WORKLOAD,
+    liblinear::WORKLOAD,
     canneal::WORKLOAD,
     mcf::WORKLOAD,
+    gcc::WORKLOAD,
+    omnetpp::WORKLOAD,
+    xz::WORKLOAD,
+    growkv::WORKLOAD,
+    churn::WORKLOAD,
 ];
 
 #[cfg(test)]

@@ -40,31 +40,41 @@ fn fingerprint(accesses: &[Access]) -> u64 {
     h
 }
 
-/// The first thousand accesses with the defaults and seed 1. A change here
-/// changes every published number: it must be meant, and said.
-const GOLDEN: &[(&str, u64)] = &[
-    ("gups", 0xf47d1b5a6679f7bd),
-    ("chase", 0xc01fddae846608f0),
-    ("stream", 0x66ed7ae590b906ad),
-    ("zipf", 0xd38ae9e9b9fd4fc4),
-    ("kv", 0x968f0e5048f33641),
-    ("xsbench", 0x957cce6c426c916e),
-    ("btree", 0x315a63a9911eac85),
-    ("hashjoin", 0x57da136808b1902d),
-    ("bfs", 0xfe05b1e39c202975),
-    ("pagerank", 0xeaf8dd8d0cb1ea1b),
-    ("canneal", 0x66183b58e9f78963),
-    ("mcf", 0x0edf8754dac5d772),
+/// The first thousand accesses, and a thousand after the first million, with
+/// the defaults and seed 1. A change here changes every published number: it
+/// must be meant, and said.
+const GOLDEN: &[(&str, u64, u64)] = &[
+    ("gups", 0xf47d1b5a6679f7bd, 0x907329c98531db9d),
+    ("chase", 0xc01fddae846608f0, 0x9bc60757018e0fb1),
+    ("stream", 0x66ed7ae590b906ad, 0xb57db6cfbe014e05),
+    ("zipf", 0xd38ae9e9b9fd4fc4, 0xbde95e2fc3b6d7b1),
+    ("kv", 0x968f0e5048f33641, 0x39ee91a981fe913e),
+    ("xsbench", 0x957cce6c426c916e, 0x0d74d0d918518a2b),
+    ("btree", 0x315a63a9911eac85, 0xa1fff3843c929d20),
+    ("hashjoin", 0x57da136808b1902d, 0x08395ed46e7627fb),
+    ("bfs", 0xfe05b1e39c202975, 0x881c9579cfb24b5e),
+    ("pagerank", 0xeaf8dd8d0cb1ea1b, 0x86949aa7302dc364),
+    ("cc", 0xadfecc02f3d73a3e, 0xc86449c74b564978),
+    ("liblinear", 0xeff39b4e99333d4f, 0x586f82f5a42746c5),
+    ("canneal", 0x66183b58e9f78963, 0x4139ffaa6d29750b),
+    ("mcf", 0x0edf8754dac5d772, 0x8a87dfccacf7bc7a),
+    ("gcc", 0x19e36274d81fe85c, 0x9911554dd4c38c88),
+    ("omnetpp", 0xb38b929f69409bcf, 0x55866984643eb863),
+    ("xz", 0x59f8986c3633df36, 0x2abec2902fed8025),
+    ("growkv", 0x849b096b57383f47, 0xff61a2fa71567ddd),
+    ("churn", 0x825b4b4a2205399e, 0x4637d7618d36214d),
 ];
 
 #[test]
 fn golden() {
     let mut got = Vec::new();
     for w in list() {
-        got.push((w.name, fingerprint(&take(build(w.name, 1).unwrap().as_mut(), 1000))));
+        let accesses = take(build(w.name, 1).unwrap().as_mut(), 1_001_000);
+        got.push((w.name, fingerprint(&accesses[..1000]), fingerprint(&accesses[1_000_000..])));
     }
-    let text: String = got.iter().map(|(n, h)| format!("    (\"{n}\", {h:#018x}),\n")).collect();
-    assert_eq!(got, GOLDEN, "the accesses of a workload changed; now:\n{text}");
+    let text: String =
+        got.iter().map(|(n, h, l)| format!("    (\"{n}\", {h:#018x}, {l:#018x}),\n")).collect();
+    assert!(got == GOLDEN, "the accesses of a workload changed; now:\n{text}");
 }
 
 /// Checks that each access is inside its process's regions as events change them.
@@ -186,7 +196,9 @@ fn every_access_is_inside_a_region() {
 fn with_threads_and_on_demand() {
     for w in list() {
         let has = |key: &str| w.parameters.iter().any(|p| p.name == key);
-        for advice in ["huge", "2m", "1g"] {
+        let advice = w.parameters.iter().find(|p| p.name == "advice").unwrap();
+        let Unit::Choice(words) = advice.unit else { panic!("advice is a choice") };
+        for advice in words {
             let mut spec = format!("{}:advice={advice}", w.name);
             if has("threads") {
                 spec += ",threads=3";
@@ -221,13 +233,17 @@ proptest! {
                         .flat_map(|p| &p.regions).map(|r| r.len).sum();
                     // Page rounding of each region, and sizes that must be powers of two.
                     prop_assert!(total <= footprint + footprint / 8 + (1 << 20), "{}: {total}", p.spec());
-                    if footprint >= 16 << 20 {
+                    // A growing store starts small.
+                    if footprint >= 16 << 20 && w.name != "growkv" {
                         prop_assert!(total >= footprint / 5 * 2, "{}: only {total} of {footprint}", p.spec());
                     }
                     check_world(&p.spec(), seed, 5_000);
                 }
-                Err(WorkloadError::Impossible { .. }) => prop_assert!(footprint < 64 << 20, "{}", p.spec()),
-                Err(other) => prop_assert!(false, "{other}"),
+                Err(WorkloadError::Impossible { .. }) => {
+ // Or too many mappings for one process.
+ prop_assert!(footprint < 64 << 20 || w.name == "churn", "{}", p.spec());
+ }
+Err(other) => prop_assert!(false, "{other}"),
             },
             Err(WorkloadError::OutOfRange { .. } | WorkloadError::UnknownParameter { .. }) => {}
             Err(other) => prop_assert!(false, "{other}"),
