@@ -51,7 +51,9 @@ impl Alias {
         let slot = (bits >> self.shift) as usize;
         let (below, other) = self.slots[slot];
         let draw = (bits >> (self.shift - 32)) as u32;
-        if draw <= below { slot } else { other as usize }
+        // Without a branch, which would be mispredicted half of the time.
+        let take_other = usize::from(draw > below).wrapping_neg();
+        slot ^ ((slot ^ other as usize) & take_other)
     }
 }
 
@@ -85,9 +87,7 @@ impl Zipf {
     pub(crate) fn draw(&self, random: &mut Generator) -> u64 {
         loop {
             let cell = &self.cells[self.alias.pick(random.bits())];
-            if cell.ranks == 1 {
-                return cell.first - 1;
-            }
+            // One rank: nothing is left to chance, but a branch on it would be mispredicted.
             let bits = random.bits();
             let rank = cell.first + scale(bits, cell.ranks);
             // A second number from the same bits: their order is the first's low part.
