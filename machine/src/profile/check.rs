@@ -9,9 +9,8 @@ use paging::PageSize;
 use paging::frames::{MAX_FRAMES, MAX_NODES};
 use std::fmt::Display;
 
-/// Entries of one array at most: what the index of wide sets can number, and
-/// 64 MiB of tags in a cache of 256 MiB.
-const MAX_ENTRIES: u64 = 1 << 26;
+/// Entries of one array at most: a cache of 1 GiB, whose tags take 64 MiB.
+const MAX_ENTRIES: u64 = 1 << 24;
 /// Ways at most: what the list of a set can number.
 const MAX_WAYS: usize = 1 << 15;
 

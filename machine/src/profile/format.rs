@@ -7,16 +7,15 @@ use serde::Deserialize;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trust {
-    /// Measured by us on the machine itself.
+    /// Measured by us on the machine itself, or read from its identification registers.
     Measured,
-    /// Read in the manufacturer's documentation, in an identification
-    /// register, or in the code or data of who had the machine.
+    /// Read in the code, the data or the description of who had or made the machine.
     Documented,
     /// Read in a measurement or a summary by others.
     Reported,
     /// Follows from others by arithmetic.
     Derived,
-    /// Known from the literature, not looked up again.
+    /// Known from the named document, which was not opened again.
     Recalled,
     /// Nobody says; the source gives our reasoning.
     Estimate,

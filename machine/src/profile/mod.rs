@@ -26,7 +26,16 @@ pub use format::{
 pub use parts::Fact;
 
 /// The profiles in the program, by name.
-const BUILTIN: [(&str, &str); 1] = [("haswell-ex", include_str!("../../profiles/haswell-ex.toml"))];
+const BUILTIN: [(&str, &str); 8] = [
+    ("sandy-bridge-en", include_str!("../../profiles/sandy-bridge-en.toml")),
+    ("haswell-ex", include_str!("../../profiles/haswell-ex.toml")),
+    ("broadwell", include_str!("../../profiles/broadwell.toml")),
+    ("skylake-sp", include_str!("../../profiles/skylake-sp.toml")),
+    ("cascade-lake", include_str!("../../profiles/cascade-lake.toml")),
+    ("zen4", include_str!("../../profiles/zen4.toml")),
+    ("babelfish-sim", include_str!("../../profiles/babelfish-sim.toml")),
+    ("dmt-sim", include_str!("../../profiles/dmt-sim.toml")),
+];
 
 impl Profile {
     /// Names and texts of the built-in profiles, oldest machine first.
