@@ -154,6 +154,7 @@ impl<M: TableMemory> Core<M> {
     ) -> Result<(), Stop> {
         whole_huge_pages(space, &range)?;
         self.unmap_areas(space, cx, range.clone())?;
+        self.tell_area(space, cx, range.clone(), None)?;
         for part in space.vmas.within(range.clone()) {
             self.count_mapping(&part, false);
         }
@@ -162,9 +163,16 @@ impl<M: TableMemory> Core<M> {
     }
 
     /// Adds an area where nothing is.
-    pub(crate) fn add_area<I: Space>(&mut self, space: &mut AddressSpace<I, M>, vma: Vma) {
+    pub(crate) fn add_area<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        vma: Vma,
+    ) -> Result<(), Stop> {
+        self.tell_area(space, cx, vma.range(), Some(&vma))?;
         self.count_mapping(&vma, true);
         space.vmas.insert(vma);
+        Ok(())
     }
 
     fn map(
@@ -228,7 +236,7 @@ impl<M: TableMemory> Core<M> {
             huge: HugeAdvice::None,
             policy: request.policy,
         };
-        self.add_area(space, vma);
+        self.add_area(space, cx, vma)?;
         Ok(Va::new(start))
     }
 
@@ -270,6 +278,7 @@ impl<M: TableMemory> Core<M> {
             });
             self.discharge(space, cx, flush);
             updated?;
+            self.tell_area(space, cx, area.range(), Some(&Vma { prot, ..area }))?;
         }
         space.vmas.update(range, |area| area.prot = prot);
         Ok(())

@@ -12,7 +12,7 @@ use crate::space::{AddressSpace, Owner};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use paging::frames::{CompactReport, CpuId, FrameState, NodeId, NodeSet};
-use paging::{Addr, Frame, PageSize, PhysSpace, Space, TableAt, TableMemory};
+use paging::{Addr, Frame, PageSize, PhysSpace, Reach, Space, TableAt, TableMemory};
 
 /// Who has a frame.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +59,7 @@ impl<M: TableMemory> Core<M> {
                 // In a table that several use one reference stands for all of them.
                 let found = self.lookup(space, cpu, Addr::new(addr));
                 let table = TableAt::covering(Addr::new(addr), found.level);
-                let shared = space.table.ops_ref().others_use(table, table.range());
+                let shared = space.table.ops_ref().reach(table) != Reach::Space;
                 block = (addr >> PageSize::Size2M.shift(), shared);
             }
             let whole = self.pool.compound(frame).map_or((frame, 0), |unit| unit) == (frame, order);

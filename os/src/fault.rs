@@ -263,9 +263,7 @@ impl<M: TableMemory> Core<M> {
         size: PageSize,
         write: bool,
     ) -> Result<Option<FaultOutcome>, Stop> {
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
-        let slot =
-            self.env(cx.cpu, |env| space.table.ensure(env, addr, size.level(), node, Visibility::Private))?;
+        let slot = self.ensure(space, cx, addr, size.level(), Visibility::Private)?;
         if !self.mem.load(slot).is_empty() {
             return Ok(None);
         }
@@ -291,9 +289,8 @@ impl<M: TableMemory> Core<M> {
         entry: Entry,
         visibility: Visibility,
     ) -> Result<bool, Stop> {
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
         let level = size.level();
-        let slot = self.env(cx.cpu, |env| space.table.ensure(env, addr, level, node, visibility))?;
+        let slot = self.ensure(space, cx, addr, level, visibility)?;
         if !self.mem.load(slot).is_empty() {
             return Ok(false);
         }
@@ -313,11 +310,9 @@ impl<M: TableMemory> Core<M> {
         found: &Found<M::Space>,
     ) -> Result<Option<FaultOutcome>, Stop> {
         let size = found.size().unwrap_or_default();
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
         // A table that is shared becomes this space's own first: until then
         // its frames have one reference for all sharers.
-        let slot =
-            self.env(cx.cpu, |env| space.table.ensure(env, addr, size.level(), node, Visibility::Private))?;
+        let slot = self.ensure(space, cx, addr, size.level(), Visibility::Private)?;
         let entry = self.mem.load(slot);
         let old: Frame<M::Space> = entry.leaf_frame(size);
         if self.is_exclusive(old) {
@@ -394,8 +389,9 @@ impl<M: TableMemory> Core<M> {
         }
         let visibility = if vma.shared { Visibility::Shared } else { Visibility::Private };
         let set = space.page_flags(vma, addr.raw(), size, true);
-        let old = self.env(cx.cpu, |env| space.table.set_flags(env, addr, set, Flags::NONE, visibility))?;
-        if let Some(old) = old {
+        let old = self.env(cx.cpu, |env| space.table.set_flags(env, addr, set, Flags::NONE, visibility));
+        self.pay_owed(space, cx);
+        if let Some(old) = old? {
             self.notify_mapped(space, cx, addr, old.with(set), size);
         }
         Ok(Some(FaultOutcome::new(FaultKind::WriteNotify, size)))

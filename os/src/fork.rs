@@ -53,7 +53,9 @@ impl<M: TableMemory> Core<M> {
         let mut flush = Flush::none();
         let mut copied = Ok(());
         for area in &areas {
-            self.add_area(child, *area);
+            // The table knows them from its parent.
+            self.count_mapping(area, true);
+            child.vmas.insert(*area);
             if copied.is_ok() {
                 copied = self.copy_area(parent, child, cx, area, &mut flush);
             }
@@ -83,7 +85,9 @@ impl<M: TableMemory> Core<M> {
                 // Pages of a shared mapping are found in the page cache again.
                 return Forked { parent: leaf.entry, child: Entry::EMPTY };
             }
-            taken.push((leaf.addr, leaf.entry));
+            if !leaf.linked {
+                taken.push((leaf.addr, leaf.entry));
+            }
             if leaf.entry.swap_slot().is_some() {
                 return Forked { parent: leaf.entry, child: leaf.entry };
             }

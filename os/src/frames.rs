@@ -7,13 +7,14 @@ use crate::kernel::{Core, Cx};
 use crate::process::GroupId;
 use crate::space::{AddressSpace, NotifyCx};
 use crate::swap::Swap;
-use crate::vma::Vma;
+use crate::vma::{Backing, Vma};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::ops::Range;
 use paging::frames::{AllocRequest, CpuId, FrameState, NodeId, NodeSet};
 use paging::{
-    Addr, Entry, Extent, Flush, Frame, FramePool, FrameRequest, Gone, NoFrame, PageSize, PhysSpace, Released,
-    Space, TableFrames, TableMemory,
+    Addr, Content, Entry, Extent, Flags, Flush, Frame, FramePool, FrameRequest, Gone, MapError, NoFrame,
+    PageSize, PhysSpace, Reach, Released, Slot, Space, TableFrames, TableMemory, Visibility,
 };
 
 /// The kernel's frames, for page tables.
@@ -229,7 +230,7 @@ impl<M: TableMemory> Core<M> {
         cx: &mut Cx<'_, M::Space>,
         flush: Flush<I, M::Space>,
     ) -> Released<I, M::Space> {
-        let nodes = flush.nodes();
+        let (nodes, reach) = (flush.nodes(), flush.reach());
         flush.discharge(|extent, tables| {
             let one;
             let many;
@@ -250,12 +251,13 @@ impl<M: TableMemory> Core<M> {
                     }
                 },
             };
-            self.invalidate(space, cx, what, tables, nodes);
+            self.invalidate(space, cx, what, tables, nodes, reach);
         })
     }
 
     /// Tells whoever derived translations from the space, then the TLBs of the
-    /// CPUs of `nodes` that may have cached some.
+    /// CPUs of `nodes` that may have cached some: those that ran the space, or,
+    /// where its group shares translations, any member of the group.
     pub(crate) fn invalidate<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
@@ -263,6 +265,7 @@ impl<M: TableMemory> Core<M> {
         what: Invalidate<'_>,
         tables_freed: bool,
         nodes: NodeSet,
+        reach: Reach,
     ) {
         if let Some(mut notifier) = space.notifier.take() {
             self.env(cx.cpu, |env| {
@@ -271,16 +274,21 @@ impl<M: TableMemory> Core<M> {
             });
             space.notifier = Some(notifier);
         }
+        let ran = match reach {
+            Reach::Space => space.cpus,
+            Reach::Shared | Reach::Group => self.groups.get(&space.group).map_or(space.cpus, |g| g.cpus),
+        };
         let cpus = if nodes == NodeSet::ALL {
-            space.cpus
+            ran
         } else {
-            space.cpus.iter().filter(|&cpu| nodes.contains(self.node(cpu))).collect()
+            ran.iter().filter(|&cpu| nodes.contains(self.node(cpu))).collect()
         };
         if cpus.is_empty() {
             return;
         }
         let kind = space.owner.kind();
-        cx.hw.shootdown(cx.cpu, &Shootdown { space: space.id, kind, what, tables_freed, cpus });
+        let group = space.group;
+        cx.hw.shootdown(cx.cpu, &Shootdown { space: space.id, kind, group, reach, what, tables_freed, cpus });
         let targets = cpus.count() - u32::from(cpus.contains(cx.cpu));
         space.stats.shootdowns += 1;
         space.stats.ipis += u64::from(targets);
@@ -314,6 +322,60 @@ impl<M: TableMemory> Core<M> {
             let pages = gone.size.frames();
             self.source.unmapped(&mut self.pool, u32::from(space.id.0), gone.addr.page(), pages);
             self.put(space.group, frame, cpu);
+        }
+    }
+
+    /// The place of the level-`level` entry for `addr`, its tables made where they
+    /// are missing and made the space's own where `visibility` is private.
+    pub(crate) fn ensure<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        addr: Addr<I>,
+        level: u8,
+        visibility: Visibility,
+    ) -> Result<Slot<M::Space>, MapError> {
+        let node = space.table_node(self.node(cx.cpu), addr.raw());
+        let slot = self.env(cx.cpu, |env| space.table.ensure(env, addr, level, node, visibility));
+        self.pay_owed(space, cx);
+        slot
+    }
+
+    /// Pays what is owed because a table became the space's own.
+    pub(crate) fn pay_owed<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
+        let flush = space.table.owed();
+        if !flush.is_empty() {
+            self.discharge(space, cx, flush);
+        }
+    }
+
+    /// Tells the table what lies in `range` from now on.
+    pub(crate) fn tell_area<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        range: Range<u64>,
+        area: Option<&Vma>,
+    ) -> Result<(), MapError> {
+        let content = area.map(|area| {
+            let (object, page) = match area.backing {
+                Backing::Anonymous => (None, 0),
+                Backing::File { file, page } => (Some(u64::from(file.0)), page),
+            };
+            let writable = if area.prot.write { Flags::WRITABLE } else { Flags::NONE };
+            let data = if area.prot.exec { Flags::NONE } else { Flags::NO_EXECUTE };
+            Content { object, page, rights: writable | data, shared: area.shared }
+        });
+        let told = self.env(cx.cpu, |env| space.table.area(env, range, content));
+        match told {
+            Ok(flush) => {
+                self.discharge(space, cx, flush);
+                Ok(())
+            }
+            Err(e) => {
+                self.pay_owed(space, cx);
+                Err(e)
+            }
         }
     }
 

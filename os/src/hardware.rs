@@ -12,7 +12,7 @@ use crate::pagecache::FileId;
 use crate::process::GroupId;
 use crate::stats::FaultKind;
 use paging::frames::CpuId;
-use paging::{Frame, PhysSpace, Work};
+use paging::{Frame, PhysSpace, Reach, Work};
 
 /// The number that TLB tags compare: one for each live address space.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -144,6 +144,11 @@ pub struct Shootdown<'a> {
     pub space: SpaceId,
     /// What the space translates.
     pub kind: SpaceKind,
+    /// The group of the process.
+    pub group: GroupId,
+    /// Whose translations besides: more than the space's own only in a group
+    /// that shares them.
+    pub reach: Reach,
     /// Which of them.
     pub what: Invalidate<'a>,
     /// Table pages go too, so that walk caches must forget the paths to these addresses.

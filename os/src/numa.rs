@@ -69,8 +69,7 @@ impl<M: TableMemory> Core<M> {
     ) -> Result<bool, Stop> {
         let found = self.lookup(space, cx.cpu, addr);
         let (Some(size), Some(old)) = (found.size(), found.frame()) else { return Ok(false) };
-        let table_node = space.table_node(self.node(cx.cpu), addr.raw());
-        self.env(cx.cpu, |env| space.table.ensure(env, addr, size.level(), table_node, Visibility::Private))?;
+        self.ensure(space, cx, addr, size.level(), Visibility::Private)?;
         let whole = self.pool.compound(old).map_or(0, |unit| unit.1) == size.order();
         if !self.is_exclusive(old) || !whole || self.huge.owns(old) || self.pool.node_of(old) == node {
             return Ok(false);

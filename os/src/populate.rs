@@ -137,9 +137,7 @@ impl<M: TableMemory> Core<M> {
     ) -> Result<(), Stop> {
         let size = PageSize::Size4K;
         let first = Addr::<I>::new(progress.next);
-        let node = space.table_node(self.node(cx.cpu), first.raw());
-        let table =
-            self.env(cx.cpu, |env| space.table.ensure(env, first, 1, node, Visibility::Private))?.table;
+        let table = self.ensure(space, cx, first, 1, Visibility::Private)?.table;
         while progress.next < last {
             let addr = Addr::<I>::new(progress.next);
             let slot = Slot::new(table, addr.index(1));

@@ -1,5 +1,6 @@
 //! Processes and the groups that they belong to.
 
+use crate::hardware::CpuMask;
 use crate::space::AddressSpace;
 use crate::thp::ThpMode;
 use crate::vma::Policy;
@@ -21,6 +22,8 @@ pub struct Group {
     pub limit: Option<u64>,
     /// Frames of anonymous memory that it has.
     pub charged: u64,
+    /// CPUs that ran a member.
+    pub cpus: CpuMask,
 }
 
 /// How a process begins.

@@ -6,17 +6,14 @@
 //! whose accessed bit is set gets another round, one whose bit stayed clear goes.
 
 use crate::error::{MmError, Stop};
-use crate::hardware::{Cost, Hardware, Invalidate, PageRange};
+use crate::hardware::{Cost, Hardware};
 use crate::kernel::{Core, Cx, Kernel};
 use crate::pagecache::{Cached, FileId};
 use crate::process::GroupId;
 use crate::space::AddressSpace;
 use alloc::vec::Vec;
 use paging::frames::{CpuId, FrameState, NodeId, NodePolicy, NodeSet};
-use paging::{
-    Addr, Entry, Flags, Flush, Frame, LeafAt, PageSize, PhysSpace, Released, Space, TableAt, TableMemory,
-    Visibility,
-};
+use paging::{Addr, Entry, Flags, Flush, Frame, LeafAt, PageSize, PhysSpace, Space, TableMemory, Visibility};
 
 /// Pages reclaimed at once (Linux `SWAP_CLUSTER_MAX`).
 const CLUSTER: u64 = 32;
@@ -34,13 +31,13 @@ struct Scope {
     group: Option<GroupId>,
 }
 
-/// A step of the hand that changed entries and has not yet let go of frames.
-struct Step<I: Space, S: PhysSpace> {
-    released: Released<I, S>,
-    /// Pages that go to swap: where they were mapped, their frames and slots, and whether the slot must be written.
-    swapped: Vec<(u64, Frame<S>, u64, bool)>,
-    /// The table is used by others of the group too: they must be flushed.
-    shared: Option<PageRange>,
+/// A page that goes to swap.
+struct SwapOut<S: PhysSpace> {
+    page: u64,
+    frame: Frame<S>,
+    slot: u64,
+    /// Not if the slot has the content already.
+    write: bool,
 }
 
 impl<M: TableMemory> Kernel<M> {
@@ -161,36 +158,20 @@ impl<M: TableMemory> Kernel<M> {
     fn turn(&mut self, cx: &mut Cx<'_, M::Space>, scope: Scope, target: u64) -> bool {
         let processes = self.processes.next();
         let hand = self.core.hand;
+        let skip = |group: GroupId| scope.group.is_some_and(|wanted| wanted != group);
         loop {
             let around = if hand < processes {
-                let Some(process) = self.processes.get_mut(hand) else { return true };
-                let group = process.space.group;
-                if scope.group.is_some_and(|wanted| group != wanted) {
-                    return true;
-                }
-                let (step, around) = self.core.step(&mut process.space, cx, scope);
-                if let Some(step) = step {
-                    if let Some(range) = step.shared {
-                        for other in self.processes.iter_mut().filter(|p| p.space.group == group) {
-                            let what = Invalidate::Ranges(core::slice::from_ref(&range));
-                            self.core.invalidate(&mut other.space, cx, what, false, NodeSet::ALL);
-                        }
+                match self.processes.get_mut(hand) {
+                    Some(process) if !skip(process.space.group) => {
+                        self.core.step(&mut process.space, cx, scope)
                     }
-                    if let Some(process) = self.processes.get_mut(hand) {
-                        self.core.finish(&mut process.space, cx, step);
-                    }
+                    _ => true,
                 }
-                around
             } else {
-                let Some(vm) = self.vms.get_mut(hand - processes) else { return true };
-                if scope.group.is_some_and(|wanted| vm.space.group != wanted) {
-                    return true;
+                match self.vms.get_mut(hand - processes) {
+                    Some(vm) if !skip(vm.space.group) => self.core.step(&mut vm.space, cx, scope),
+                    _ => true,
                 }
-                let (step, around) = self.core.step(&mut vm.space, cx, scope);
-                if let Some(step) = step {
-                    self.core.finish(&mut vm.space, cx, step);
-                }
-                around
             };
             if around || self.free_in(scope) >= target {
                 return around;
@@ -259,23 +240,22 @@ impl<M: TableMemory> Core<M> {
         dropped
     }
 
-    /// One step of the hand: the next leaf table's worth. What it changed, and
-    /// whether it came to the end.
+    /// One step of the hand: the next leaf table's worth. Whether it came to the end.
     fn step<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
         cx: &mut Cx<'_, M::Space>,
         scope: Scope,
-    ) -> (Option<Step<I, M::Space>>, bool) {
+    ) -> bool {
         let Some(area) = space.vmas.first_within(space.clocks.reclaim..u64::MAX) else {
             space.clocks.reclaim = 0;
-            return (None, true);
+            return true;
         };
         let window = area.start..area.end.min((area.start / STEP + 1) * STEP);
         space.clocks.reclaim = window.end;
         if area.page > PageSize::Size4K || (area.is_anonymous() && self.swap.is_full()) {
             space.clocks.reclaim = area.end;
-            return (None, false);
+            return false;
         }
         let mut leaves: Vec<LeafAt<I>> = Vec::new();
         self.env(cx.cpu, |env| space.table.scan(env, window.clone(), &mut |leaf| leaves.push(leaf)));
@@ -285,7 +265,7 @@ impl<M: TableMemory> Core<M> {
         {
             // Its small pages go when the hand comes by again. Without a frame for the table it stays.
             let _ = self.split_huge(space, cx, huge.addr);
-            return (None, false);
+            return false;
         }
         let mut swapped = Vec::new();
         let mut new: Vec<(Addr<I>, Entry)> = Vec::new();
@@ -295,11 +275,9 @@ impl<M: TableMemory> Core<M> {
                 new.push((leaf.addr, entry));
             }
         }
-        let Some(&(first, _)) = new.first() else { return (None, false) };
-        let found = self.lookup(space, cx.cpu, first);
-        let at = TableAt::covering(first, found.level);
-        let shared = space.table.ops_ref().others_use(at, at.range());
-        let shared = shared.then_some(PageRange { start: window.start, len: window.end - window.start });
+        if new.is_empty() {
+            return false;
+        }
         let mut flush = Flush::none();
         let mut new = new.into_iter().peekable();
         let changed = self.env(cx.cpu, |env| {
@@ -313,7 +291,18 @@ impl<M: TableMemory> Core<M> {
         });
         debug_assert!(changed.is_ok(), "nothing is made this space's own: {changed:?}");
         let released = self.shoot(space, cx, flush);
-        (Some(Step { released, swapped, shared }), false)
+        // No TLB reaches the pages any more.
+        space.stats.file_unmaps += released.gone.len() as u64;
+        self.release(space, cx.cpu, &released);
+        for out in swapped {
+            if out.write {
+                cx.hw.swap_out(cx.cpu, out.frame, out.slot);
+                space.stats.swap_outs += 1;
+            }
+            self.source.unmapped(&mut self.pool, u32::from(space.id.0), out.page, 1);
+            self.put(space.group, out.frame, cx.cpu);
+        }
+        false
     }
 
     /// What becomes of a leaf.
@@ -321,7 +310,7 @@ impl<M: TableMemory> Core<M> {
         &mut self,
         leaf: &LeafAt<I>,
         scope: Scope,
-        swapped: &mut Vec<(u64, Frame<M::Space>, u64, bool)>,
+        swapped: &mut Vec<SwapOut<M::Space>>,
     ) -> Entry {
         let entry = leaf.entry;
         if entry.swap_slot().is_some() {
@@ -341,38 +330,19 @@ impl<M: TableMemory> Core<M> {
                 let slot = match self.swap.slot(frame) {
                     Some(slot) => {
                         self.swap.get(slot);
-                        swapped.push((leaf.addr.page(), frame, slot, false));
+                        swapped.push(SwapOut { page: leaf.addr.page(), frame, slot, write: false });
                         slot
                     }
                     None => {
                         let Ok(slot) = self.swap.take() else { return entry };
                         self.swap.remember(slot, frame);
-                        swapped.push((leaf.addr.page(), frame, slot, true));
+                        swapped.push(SwapOut { page: leaf.addr.page(), frame, slot, write: true });
                         slot
                     }
                 };
                 Entry::swapped(slot)
             }
             _ => entry,
-        }
-    }
-
-    /// No TLB reaches the pages any more: writes them out and lets go of them.
-    fn finish<I: Space>(
-        &mut self,
-        space: &mut AddressSpace<I, M>,
-        cx: &mut Cx<'_, M::Space>,
-        step: Step<I, M::Space>,
-    ) {
-        space.stats.file_unmaps += step.released.gone.len() as u64;
-        self.release(space, cx.cpu, &step.released);
-        for (page, frame, slot, write) in step.swapped {
-            if write {
-                cx.hw.swap_out(cx.cpu, frame, slot);
-                space.stats.swap_outs += 1;
-            }
-            self.source.unmapped(&mut self.pool, u32::from(space.id.0), page, 1);
-            self.put(space.group, frame, cx.cpu);
         }
     }
 }

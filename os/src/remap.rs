@@ -43,14 +43,15 @@ impl<M: TableMemory> Core<M> {
         // All tables first: once pages are taken out nothing may fail.
         for (addr, size) in leaves {
             let new = moved(addr.raw());
-            let node = space.table_node(self.node(cx.cpu), new.raw());
-            self.env(cx.cpu, |env| space.table.ensure(env, new, size.level(), node, Visibility::Private))?;
+            self.ensure(space, cx, new, size.level(), Visibility::Private)?;
         }
+        let new = Vma { start: to, end: to + area.len(), ..*area };
+        self.tell_area(space, cx, new.range(), Some(&new))?;
         self.carry(space, cx, range.clone(), &moved)?;
-        let backing = area.backing;
-        space.vmas.remove(range);
-        space.vmas.insert(Vma { start: to, end: to + area.len(), backing, ..*area });
-        Ok(())
+        // The pages are at their new place: now the areas must follow.
+        space.vmas.remove(range.clone());
+        space.vmas.insert(new);
+        Ok(self.tell_area(space, cx, range, None)?)
     }
 
     /// Takes the leaves of `range` out and writes them where `moved` says.
@@ -68,10 +69,8 @@ impl<M: TableMemory> Core<M> {
             let new = moved(gone.addr.raw());
             let pages = gone.size.frames();
             self.source.unmapped(&mut self.pool, u32::from(space.id.0), gone.addr.page(), pages);
-            let node = self.node(cx.cpu);
             let level = gone.size.level();
-            let slot =
-                self.env(cx.cpu, |env| space.table.ensure(env, new, level, node, Visibility::Private))?;
+            let slot = self.ensure(space, cx, new, level, Visibility::Private)?;
             self.env(cx.cpu, |env| space.table.ops().write(env, slot, level, gone.entry));
             self.notify_mapped(space, cx, new, gone.entry, gone.size);
         }
@@ -161,7 +160,7 @@ impl<M: TableMemory> Core<M> {
             if let Backing::File { page, .. } = &mut rest.backing {
                 *page += len >> 12;
             }
-            self.add_area(space, rest);
+            self.add_area(space, cx, rest)?;
         }
         Ok(start)
     }

@@ -5,14 +5,14 @@
 //! the spaces it runs in turn, and flushes one when it gets a new owner.
 
 use crate::error::MmError;
-use crate::hardware::{Cost, CpuMask, Hardware, RootLoad, SpaceId, SpaceKind};
+use crate::hardware::{Cost, CpuMask, Hardware, Invalidate, RootLoad, SpaceId, SpaceKind};
 use crate::hypervisor::VmId;
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::{GroupId, ProcessId};
 use crate::space::AddressSpace;
 use alloc::vec::Vec;
 use paging::frames::{CpuId, NodeSet};
-use paging::{Space, TableMemory};
+use paging::{Reach, Space, TableMemory};
 
 /// What a CPU has loaded and may have cached.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ impl<M: TableMemory> Core<M> {
             }
         }
         space.cpus.insert(cx.cpu);
+        self.groups.entry(space.group).or_default().cpus.insert(cx.cpu);
         space.stats.switches += 1;
         space.stats.pcid_evictions += u64::from(evicted.is_some());
         let root = space.table.hardware_root(node);
@@ -89,7 +90,7 @@ impl<M: TableMemory> Core<M> {
                 self.load_idle(cx, cpu);
             }
         }
-        self.invalidate(space, cx, crate::hardware::Invalidate::All, true, NodeSet::ALL);
+        self.invalidate(space, cx, Invalidate::All, true, NodeSet::ALL, Reach::Space);
         for state in &mut self.cpus {
             state.slots.iter_mut().filter(|slot| **slot == Some(space.id)).for_each(|slot| *slot = None);
         }

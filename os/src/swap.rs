@@ -114,8 +114,7 @@ impl<M: TableMemory> Core<M> {
         slot: u64,
     ) -> Result<Option<FaultOutcome>, Stop> {
         let size = PageSize::Size4K;
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
-        let at = self.env(cx.cpu, |env| space.table.ensure(env, addr, 1, node, Visibility::Private))?;
+        let at = self.ensure(space, cx, addr, 1, Visibility::Private)?;
         if self.mem.load(at).swap_slot() != Some(slot) {
             return Ok(None);
         }

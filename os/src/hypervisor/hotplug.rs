@@ -50,7 +50,7 @@ where
             return Ok(0);
         }
         self.host.take_ballooned(self.host_hw, self.cpu, self.vm, &pinned[..whole as usize])?;
-        self.host.add_slot(self.vm, Slot::new(at, whole))?;
+        self.host.add_slot(self.host_hw, self.cpu, self.vm, Slot::new(at, whole))?;
         self.guest.add_memory(node, at, whole)?;
         Ok(whole)
     }
@@ -66,7 +66,7 @@ where
         let Some(old) = old else { return Err(bad_range(u64::from(slot.0), 0, "the VM has no such slot")) };
         self.guest.remove_memory(self.guest_hw, self.cpu, old.start, old.frames)?;
         self.host.remove_slot(self.host_hw, self.cpu, self.vm, slot)?;
-        let new = self.host.add_slot(self.vm, Slot { start: to, ..old })?;
+        let new = self.host.add_slot(self.host_hw, self.cpu, self.vm, Slot { start: to, ..old })?;
         self.guest.add_memory(node, to, old.frames)?;
         Ok(new)
     }

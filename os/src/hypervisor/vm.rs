@@ -94,11 +94,16 @@ impl<M: TableMemory> Vm<M> {
         self.space.table.hardware_root(node)
     }
 
-    pub(crate) fn add_slot(&mut self, core: &mut Core<M>, slot: Slot) -> Result<SlotId, MmError> {
+    pub(crate) fn add_slot(
+        &mut self,
+        core: &mut Core<M>,
+        cx: &mut Cx<'_, M::Space>,
+        slot: Slot,
+    ) -> Result<SlotId, Stop> {
         let range = slot.range(self.space.table.end())?;
         if let Some(other) = self.space.vmas.within(range.clone()).next() {
             let why = "another slot has a part of it";
-            return Err(bad_range(other.start, other.len(), why));
+            return Err(bad_range(other.start, other.len(), why).into());
         }
         let vma = Vma {
             start: range.start,
@@ -110,7 +115,7 @@ impl<M: TableMemory> Vm<M> {
             huge: HugeAdvice::None,
             policy: slot.policy,
         };
-        core.add_area(&mut self.space, vma);
+        core.add_area(&mut self.space, cx, vma)?;
         let id = SlotId(self.next_slot);
         self.next_slot += 1;
         self.slots.insert(id, slot);
@@ -157,13 +162,14 @@ impl<M: TableMemory> Kernel<M> {
                 Err(stop) => self.relieve(&mut cx, stop, &mut attempts)?,
             }
         };
-        let mut vm = Vm { id, space, slots: BTreeMap::new(), next_slot: 0 };
-        let added = slots.iter().try_for_each(|slot| vm.add_slot(&mut self.core, *slot).map(|_| ()));
-        if let Err(e) = added {
-            self.core.end_space(vm.space, &mut cx)?;
-            return Err(e);
-        }
+        let vm = Vm { id, space, slots: BTreeMap::new(), next_slot: 0 };
         self.vms.push(vm);
+        for slot in slots {
+            if let Err(e) = self.add_slot(&mut *cx.hw, cpu, id, *slot) {
+                self.destroy_vm(cx.hw, cpu, id)?;
+                return Err(e);
+            }
+        }
         Ok(id)
     }
 
@@ -208,9 +214,15 @@ impl<M: TableMemory> Kernel<M> {
     ///
     /// # Errors
     /// [`MmError::BadRange`] if another slot has a part of it.
-    pub fn add_slot(&mut self, id: VmId, slot: Slot) -> Result<SlotId, MmError> {
-        let vm = self.vms.get_mut(id.0).ok_or(MmError::NoVm(id))?;
-        vm.add_slot(&mut self.core, slot)
+    pub fn add_slot(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+        slot: Slot,
+    ) -> Result<SlotId, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        self.on_vm(&mut cx, id, |core, vm, cx| vm.add_slot(core, cx, slot))
     }
 
     /// Takes a memory slot away; its frames come back.
