@@ -63,6 +63,14 @@ impl Machine {
         let allowed = (!intent.write || (entry.write && entry.dirty)) && (!intent.fetch || entry.fetch);
         allowed.then(|| entry.frame.offset((addr & (entry.size.bytes() - 1)) >> 12))
     }
+    /// While content moves, no CPU may be able to store to where it was.
+    fn assert_still(&self, from: Hfn, order: u8) {
+        let (start, end) = (from.number(), from.number() + (1 << order));
+        for entry in self.tlb.iter().flatten().filter(|entry| entry.write) {
+            let first = entry.frame.number();
+            assert!(first >= end || first + entry.size.frames() <= start, "{from:?} moves under {entry:?}");
+        }
+    }
     fn fill(&mut self, cpu: CpuId, entry: TlbEntry) {
         let tlb = &mut self.tlb[cpu.index()];
         tlb.retain(|e| {
@@ -106,6 +114,7 @@ impl Hardware<HostPhys> for Machine {
         });
     }
     fn copy(&mut self, _cpu: CpuId, from: Hfn, to: Hfn, order: u8) {
+        self.assert_still(from, order);
         for at in 0..1 << order {
             let value = self.read(from.offset(at));
             self.content.insert(to.number() + at, value);
@@ -116,10 +125,12 @@ impl Hardware<HostPhys> for Machine {
         self.content.insert(frame.number(), value);
     }
     fn file_write(&mut self, _cpu: CpuId, file: FileId, page: u64, frame: Hfn) {
+        self.assert_still(frame, 0);
         let value = self.read(frame);
         self.disk.insert((file, page), value);
     }
     fn swap_out(&mut self, _cpu: CpuId, frame: Hfn, slot: u64) {
+        self.assert_still(frame, 0);
         let value = self.read(frame);
         self.swap.insert(slot, value);
     }
