@@ -11,7 +11,7 @@ use paging::{
     Arena, CachedTable, Cell, Check, Dim, Fault, Frame, FramePool, FromBuddy, Gpa, Hfn, HostLeaf, HostPhys,
     Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
 };
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The content of memory that nobody wrote: reading it is a leak.
 pub const GARBAGE: u64 = 0xdead_dead;
@@ -37,6 +37,8 @@ pub struct Machine {
     pub swap: HashMap<u64, u64>,
     pub tlb: Vec<Vec<TlbEntry>>,
     pub roots: HashMap<(CpuId, SpaceKind), RootLoad<HostPhys>>,
+    /// Frames that a file was read into: others may store to them while they are copied.
+    cached: HashSet<u64>,
     pub costs: Vec<Cost>,
     pub work: Work,
     pub shootdowns: u64,
@@ -110,17 +112,24 @@ impl Hardware<HostPhys> for Machine {
     }
     fn zero(&mut self, _cpu: CpuId, frame: Hfn, order: u8) {
         (0..1 << order).for_each(|at| {
+            self.cached.remove(&(frame.number() + at));
             self.content.insert(frame.number() + at, 0);
         });
     }
     fn copy(&mut self, _cpu: CpuId, from: Hfn, to: Hfn, order: u8) {
-        self.assert_still(from, order);
+        if !self.cached.contains(&from.number()) {
+            self.assert_still(from, order);
+        }
+        (0..1 << order).for_each(|at| {
+            self.cached.remove(&(to.number() + at));
+        });
         for at in 0..1 << order {
             let value = self.read(from.offset(at));
             self.content.insert(to.number() + at, value);
         }
     }
     fn file_read(&mut self, _cpu: CpuId, file: FileId, page: u64, frame: Hfn) {
+        self.cached.insert(frame.number());
         let value = self.disk.get(&(file, page)).copied().unwrap_or(file_content(file, page));
         self.content.insert(frame.number(), value);
     }
@@ -135,6 +144,7 @@ impl Hardware<HostPhys> for Machine {
         self.swap.insert(slot, value);
     }
     fn swap_in(&mut self, _cpu: CpuId, slot: u64, frame: Hfn) {
+        self.cached.remove(&frame.number());
         let value = self.swap.get(&slot).copied().unwrap_or(GARBAGE);
         self.content.insert(frame.number(), value);
     }
