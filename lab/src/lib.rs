@@ -5,6 +5,7 @@ pub mod hardware;
 pub mod names;
 pub mod oracle;
 pub mod outcome;
+pub mod reproduce;
 pub mod system;
 pub mod world;
 

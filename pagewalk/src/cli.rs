@@ -69,10 +69,29 @@ pub enum Command {
         #[command(flatten)]
         experiment: Experiment,
     },
+    /// Print what others measured beside what the model says.
+    Reproduce {
+        /// What.
+        #[command(subcommand)]
+        what: Reproduced,
+    },
     /// List what there is to choose from.
     List {
         /// Of what.
         what: Listed,
+    },
+}
+
+/// What can be reproduced.
+#[derive(Debug, Subcommand)]
+pub enum Reproduced {
+    /// Cycles per update and walk share of GUPS, 64 GiB, on the Mitosis machine.
+    Gups,
+    /// Nanoseconds per access by footprint, 256 KiB to 8 GiB, on a Zen 4 in a VM.
+    TlbCurve {
+        /// Only these columns: page_4k, page_2m, line_4k, gups_4k, grp8_4k, …
+        #[arg(long, value_delimiter = ',')]
+        columns: Vec<String>,
     },
 }
 

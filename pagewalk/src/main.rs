@@ -5,10 +5,11 @@ mod explain;
 mod inputs;
 mod progress;
 mod report;
+mod reproduce;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use cli::{Cli, Command, Listed, Output};
+use cli::{Cli, Command, Listed, Output, Reproduced};
 use lab::Outcome;
 use lab::experiment;
 use std::io::{self, Write};
@@ -52,6 +53,10 @@ fn run(cli: Cli) -> Result<()> {
         Some(Command::Explain { system, address, experiment }) => {
             let (experiment, input) = inputs::experiment(&[system], &experiment)?;
             explain::explain(&experiment, &input, &address, output)
+        }
+        Some(Command::Reproduce { what: Reproduced::Gups }) => reproduce::gups(output),
+        Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {
+            reproduce::curve(&columns, output)
         }
         Some(Command::List { what }) => list(what, output),
     }

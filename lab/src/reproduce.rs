@@ -1,0 +1,185 @@
+//! What others measured, beside what the model says.
+//!
+//! A row never decides a parameter: profiles are made of facts about hardware,
+//! and where the model is off, the row shows by how much.
+
+use crate::experiment::{self, Experiment, ExperimentError, Progress};
+use crate::outcome::Outcome;
+use crate::system::System;
+use machine::profile::Profile;
+use serde::Serialize;
+use std::ops::ControlFlow;
+
+/// One number, measured and modelled.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// What it is.
+    pub what: String,
+    /// Unit: `cycles`, `share`, `ns`.
+    pub unit: &'static str,
+    /// Measured.
+    pub measured: f64,
+    /// Where it was measured, and how far to trust that.
+    pub source: &'static str,
+    /// Ours.
+    pub model: f64,
+}
+
+impl Row {
+    /// How far the model is off, as a share of what was measured.
+    pub fn difference(&self) -> f64 {
+        self.model / self.measured - 1.0
+    }
+}
+
+/// Accesses of one experiment of [`gups`].
+const GUPS_ACCESSES: u64 = 4_000_000;
+/// Several times the lines of the last-level cache (35 MiB: 573 440 lines).
+const GUPS_WARMUP: u64 = 6_000_000;
+
+fn modelled(
+    profile: &Profile,
+    systems: &[System],
+    workload: &str,
+    warmup: u64,
+    accesses: u64,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Outcome>, ExperimentError> {
+    let experiment = Experiment {
+        systems: systems.to_vec(),
+        profile: profile.clone(),
+        warmup,
+        accesses: Some(accesses),
+        seed: 1,
+        verify: false,
+        threads: 0,
+    };
+    let mut source = workloads::build(workload, 1).map_err(|error| machine::input::SourceError {
+        what: workload.to_string(),
+        reason: error.to_string(),
+        hint: None,
+    })?;
+    experiment::run(&experiment, &mut *source, progress)
+}
+
+/// GUPS over 64 GiB on one node of the Mitosis machine: cycles of an update and
+/// the walker's share, with 4 KiB and with huge pages.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub fn gups(progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Vec<Row>, ExperimentError> {
+    const SOURCE: &str = "Mitosis, Fig. 6 and 10 reference data, LP-LD and TLP-LD [F:AE-M]; 2^31 updates [D]";
+    let profile = Profile::builtin("haswell-ex").map_err(|error| machine::input::SourceError {
+        what: "haswell-ex".to_string(),
+        reason: error.to_string(),
+        hint: None,
+    })?;
+    let systems = ["native", "native-thp"].map(|s| System::parse(s).unwrap_or_else(|e| unreachable!("{e}")));
+    let outcomes =
+        modelled(&profile, &systems, "gups:footprint=64GiB", GUPS_WARMUP, GUPS_ACCESSES, progress)?;
+    // 454e9 cycles (4 KiB) and 0.39 of them (huge pages), for 2^30 iterations of two updates.
+    let measured = [("4 KiB", 211.0, 0.83), ("2 MiB", 82.0, 0.47)];
+    Ok(outcomes
+        .iter()
+        .zip(measured)
+        .flat_map(|(o, (pages, cycles, share))| {
+            [
+                Row {
+                    what: format!("GUPS 64 GiB, {pages}: cycles per update"),
+                    unit: "cycles",
+                    measured: cycles,
+                    source: SOURCE,
+                    model: o.cycles_per_access(),
+                },
+                Row {
+                    what: format!("GUPS 64 GiB, {pages}: walker busy"),
+                    unit: "share",
+                    measured: share,
+                    source: SOURCE,
+                    model: o.translation.share,
+                },
+            ]
+        })
+        .collect())
+}
+
+/// The measured curve: nanoseconds per access by footprint.
+static CURVE: &str = include_str!("../../data/measured/tlb-curve-zen4.csv");
+
+/// The columns of [`CURVE`]: workload parameters and system of each.
+const COLUMNS: [(&str, &str, &str); 9] = [
+    ("page_4k", "chase:granule=page,pattern=rand", "nested"),
+    ("page_2m", "chase:granule=page,pattern=rand", "nested-thp-4k"),
+    ("line_4k", "chase:granule=line,pattern=rand", "nested"),
+    ("line_2m", "chase:granule=line,pattern=rand", "nested-thp-4k"),
+    ("gups_4k", "gups:updates=1", "nested"),
+    ("gups_2m", "gups:updates=1", "nested-thp-4k"),
+    ("grp8_4k", "chase:granule=page,pattern=grp8", "nested"),
+    ("grp512_4k", "chase:granule=page,pattern=grp512", "nested"),
+    ("seq_4k", "chase:granule=page,pattern=seq", "nested"),
+];
+
+/// One footprint of the curve.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CurvePoint {
+    /// KiB touched.
+    pub kib: u64,
+    /// The column's name.
+    pub column: &'static str,
+    /// Nanoseconds per access, measured.
+    pub measured: f64,
+    /// Nanoseconds per access, modelled.
+    pub model: f64,
+}
+
+/// The curve of TLB cost by footprint on the Zen 4, for the columns named (all
+/// if none are).
+///
+/// # Errors
+/// [`ExperimentError`].
+pub fn curve(
+    columns: &[String],
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<CurvePoint>, ExperimentError> {
+    let wrong = |reason: String| machine::input::SourceError {
+        what: "the TLB curve".to_string(),
+        reason,
+        hint: None,
+    };
+    let profile = Profile::builtin("zen4").map_err(|error| wrong(error.to_string()))?;
+    let mut lines = CURVE.lines().filter(|l| !l.starts_with('#'));
+    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
+    let rows: Vec<Vec<&str>> = lines.map(|l| l.split(',').collect()).collect();
+    let mut points = Vec::new();
+    for (column, workload, system) in COLUMNS {
+        if !columns.is_empty() && !columns.iter().any(|c| c == column) {
+            continue;
+        }
+        let at = header.iter().position(|h| *h == column).unwrap_or(0);
+        let system = System::parse(system).map_err(|error| wrong(error.to_string()))?;
+        for row in &rows {
+            let (Ok(kib), Ok(measured)) = (row[0].parse::<u64>(), row[at].parse::<f64>()) else { continue };
+            let pages = kib / 4;
+            let lap = if workload.contains("granule=line") { pages * 64 } else { pages };
+            // A lap to warm up and one to count, but enough of either that edges
+            // do not matter, and not so many that the large ones take minutes.
+            let n = lap.clamp(100_000, 2_500_000);
+            // GUPS tables are powers of two; the chase takes any whole number of pages.
+            let size =
+                if workload.starts_with("gups") { (kib * 1024).next_power_of_two() / 1024 } else { kib };
+            if size != kib {
+                continue;
+            }
+            let spec = format!("{workload},footprint={kib}KiB");
+            let outcomes = modelled(&profile, &[system], &spec, n, n, progress)?;
+            let model = outcomes[0].cycles_per_access() * 1000.0 / profile.clock.mhz as f64;
+            points.push(CurvePoint { kib, column, measured, model });
+        }
+    }
+    Ok(points)
+}
+
+/// Names of the curve's columns.
+pub fn curve_columns() -> Vec<&'static str> {
+    COLUMNS.iter().map(|(name, ..)| *name).collect()
+}

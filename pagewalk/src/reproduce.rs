@@ -1,0 +1,68 @@
+//! Measured numbers beside ours.
+
+use crate::cli::Output;
+use crate::progress::Bar;
+use anyhow::{Result, bail};
+use lab::reproduce::{self, CurvePoint, Row};
+use std::fmt::Write;
+
+/// Prints GUPS on the Mitosis machine beside the model.
+pub fn gups(output: Output) -> Result<()> {
+    let bar = Bar::new(output.quiet);
+    let rows = reproduce::gups(&mut |p| bar.show(p))?;
+    bar.end();
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+    }
+    let mut text = format!("{:44}{:>10}{:>10}{:>8}\n", "", "measured", "model", "off");
+    for row in &rows {
+        let (measured, model) = (value(row, row.measured), value(row, row.model));
+        let _ = writeln!(text, "{:44}{measured:>10}{model:>10}{:>+7.0}%", row.what, 100.0 * row.difference());
+    }
+    if let Some(row) = rows.first() {
+        let _ = writeln!(text, "\nmeasured: {}", row.source);
+    }
+    crate::print(&text)
+}
+
+fn value(row: &Row, x: f64) -> String {
+    if row.unit == "share" { format!("{:.0} %", 100.0 * x) } else { format!("{x:.0}") }
+}
+
+/// Prints the TLB curve of the Zen 4 beside the model.
+pub fn curve(columns: &[String], output: Output) -> Result<()> {
+    let known = reproduce::curve_columns();
+    if let Some(wrong) = columns.iter().find(|c| !known.contains(&c.as_str())) {
+        bail!("the curve has no column `{wrong}`; it has {}", known.join(", "));
+    }
+    let bar = Bar::new(output.quiet);
+    let points = reproduce::curve(columns, &mut |p| bar.show(p))?;
+    bar.end();
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&points)? + "\n"));
+    }
+    let names: Vec<&str> =
+        known.into_iter().filter(|name| points.iter().any(|p| p.column == *name)).collect();
+    let mut text = String::from("ns per access, measured / model\n");
+    let _ = write!(text, "{:>10}", "footprint");
+    for name in &names {
+        let _ = write!(text, "{name:>16}");
+    }
+    text.push('\n');
+    let mut sizes: Vec<u64> = points.iter().map(|p| p.kib).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    for kib in sizes {
+        let _ = write!(text, "{:>10}", crate::report::bytes(kib * 1024));
+        for name in &names {
+            let cell = points.iter().find(|p| p.kib == kib && p.column == *name).map_or(String::new(), pair);
+            let _ = write!(text, "{cell:>16}");
+        }
+        text.push('\n');
+    }
+    crate::print(&text)
+}
+
+fn pair(point: &CurvePoint) -> String {
+    format!("{:.1} / {:.1}", point.measured, point.model)
+}
