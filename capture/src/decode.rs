@@ -13,6 +13,8 @@
 pub struct Traits {
     /// It loads and stores one memory operand.
     pub modifies: bool,
+    /// It is `cmpxchg8b` or `cmpxchg16b`, which QEMU may do in a helper function.
+    pub wide: bool,
     /// It is a repeated string instruction.
     pub repeats: bool,
 }
@@ -35,7 +37,8 @@ pub fn decode(bytes: &[u8]) -> Traits {
     }
     let byte = |i: usize| bytes.get(at + i).copied().unwrap_or(0);
     let string = matches!(byte(0), 0x6c..=0x6f | 0xa4..=0xa7 | 0xaa..=0xaf);
-    Traits { modifies: modifies(byte(0), byte(1), byte(2)), repeats: repeat && string }
+    let modifies = modifies(byte(0), byte(1), byte(2));
+    Traits { modifies, wide: modifies && byte(0) == 0x0f && byte(1) == 0xc7, repeats: repeat && string }
 }
 
 /// Opcode and what follows it (an opcode's second byte, or `ModRM`).

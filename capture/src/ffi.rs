@@ -56,6 +56,8 @@ pub type SyscallRetCb = extern "C" fn(Id, c_uint, i64, i64);
 pub const NO_REGS: c_int = 0;
 /// `QEMU_PLUGIN_INLINE_ADD_U64`.
 pub const ADD_U64: c_int = 0;
+/// `QEMU_PLUGIN_MEM_R`.
+pub const MEM_R: c_int = 1;
 /// `QEMU_PLUGIN_MEM_W`.
 pub const MEM_W: c_int = 2;
 /// `QEMU_PLUGIN_MEM_RW`.

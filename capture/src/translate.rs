@@ -61,9 +61,15 @@ pub extern "C" fn on_translate(_: Id, tb: *mut Block) {
             tell_image(unsafe { ffi::qemu_plugin_insn_haddr(insn) } as u64, va);
         }
         let after = (count - 1 - i) as u64;
-        let (rw, mark) = if traits.modifies { (ffi::MEM_W, vcpu::MODIFY) } else { (ffi::MEM_RW, 0) };
+        let (cb, rw): (ffi::MemCb, _) = match (traits.modifies, vcpu::has_scoreboard()) {
+            (false, false) => (vcpu::on_access, ffi::MEM_RW),
+            (false, true) => (vcpu::on_access_per_vcpu, ffi::MEM_RW),
+            (true, false) if traits.wide => (vcpu::on_modify, ffi::MEM_W),
+            (true, false) => (vcpu::on_modify, vcpu::stores()),
+            (true, true) => (vcpu::on_modify_per_vcpu, ffi::MEM_W),
+        };
         // SAFETY: as above.
-        unsafe { watch(insn, vcpu::on_access, rw, after | mark) };
+        unsafe { watch(insn, cb, rw, after) };
         if starts_here(wanted, va) {
             // SAFETY: as above.
             unsafe {

@@ -4,7 +4,7 @@
 //! from that vCPU's thread only.
 
 use std::cell::UnsafeCell;
-use std::ffi::{c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use capture_ring::{LaneWriter, Record, Room};
@@ -14,9 +14,6 @@ use crate::process;
 
 /// Threads that a process may have at once, as QEMU numbers them.
 pub const VCPUS: usize = 16 * 1024;
-
-/// In the user data of a memory callback: the access is a modify.
-pub const MODIFY: u64 = 1 << 16;
 
 /// `machine::input::Kind::Fetch`.
 const FETCH: u8 = 2;
@@ -28,14 +25,12 @@ const MODIFIED: u8 = 3;
 pub struct Vcpu {
     /// Instructions begun: whole blocks are added when they start. (QEMU before version 2.)
     pub icount: u64,
-    /// The instruction of the previous access, by the same count.
-    last: u64,
-    /// Where in the lane the next record goes.
-    at: u64,
-    /// Up to where it may go without asking.
+    /// The count at the last access that was not recorded.
+    before: u64,
+    /// Up to where in the lane records may go without asking.
     limit: u64,
-    /// Accesses seen, recorded or not.
-    seen: u64,
+    /// Accesses, when only they are counted.
+    counted: u64,
     /// Accesses that may still be passed over before the header is asked again, and whether recording
     /// begins after them.
     quota: (u64, bool),
@@ -63,10 +58,9 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 impl Vcpu {
     const NEW: Vcpu = Vcpu {
         icount: 0,
-        last: 0,
-        at: 0,
+        before: 0,
         limit: 0,
-        seen: 0,
+        counted: 0,
         quota: (0, false),
         writer: None,
         repeat: (0, 0),
@@ -74,39 +68,39 @@ impl Vcpu {
         child: None,
     };
 
-    /// Forgets the lane: the vCPU's next access takes a new one.
-    pub fn detach(&mut self) {
-        *self =
-            Vcpu { icount: self.icount, last: self.last, call: self.call, child: self.child, ..Vcpu::NEW };
+    /// Forgets the lane: the vCPU's next access takes a new one, and counts its instructions from here.
+    fn detach(&mut self, count: u64) {
+        *self = Vcpu { icount: self.icount, before: count, call: self.call, child: self.child, ..Vcpu::NEW };
     }
 
+    /// Records an access, if there is room.
     #[inline(always)]
-    fn access(&mut self, insn: u64, va: u64, kind: u8, size_log2: u8) {
-        let insns = insn.wrapping_sub(self.last);
-        self.last = insn;
-        if self.at == self.limit && !self.make_room() {
-            return;
+    fn try_record(&mut self, record: impl FnOnce() -> Record) -> bool {
+        let Some(writer) = &self.writer else { return false };
+        let at = writer.at();
+        let room = at < self.limit;
+        if room {
+            writer.put(at, record());
         }
-        let Some(writer) = &self.writer else { return };
-        writer.put(self.at, Record::new(va, insns, kind, size_log2));
-        self.at += 1;
-        self.seen += 1;
-        writer.lane().seen.store(self.seen, Ordering::Relaxed);
+        room
     }
 
-    /// `false`: this access is not to be recorded.
+    /// Records an access, or waits, or passes it over.
     #[cold]
     #[inline(never)]
-    fn make_room(&mut self) -> bool {
+    fn record_slowly(&mut self, record: Record, insn: u64) {
         if self.writer.is_none() {
             self.writer = process::start_thread();
+            if let Some(writer) = &self.writer {
+                writer.lane().before.store(self.before, Ordering::Relaxed);
+            }
         }
-        let Some(writer) = self.writer else { return false };
-        let lane = writer.lane();
-        match writer.room(self.at) {
+        let Some(writer) = self.writer else { return };
+        let (lane, at) = (writer.lane(), writer.at());
+        match writer.room(at) {
             Room::UpTo(limit) => {
                 self.limit = limit;
-                return true;
+                writer.put(at, record);
             }
             Room::NotYet => {
                 if self.quota.0 == 0 {
@@ -114,17 +108,13 @@ impl Vcpu {
                 }
                 self.quota.0 -= 1;
                 add_one(&lane.skipped);
+                lane.before.store(insn, Ordering::Relaxed);
                 if self.quota == (0, true) {
                     process::begin();
                 }
             }
-            Room::Over => {
-                add_one(&lane.dropped);
-            }
+            Room::Over => add_one(&lane.dropped),
         }
-        self.seen += 1;
-        lane.seen.store(self.seen, Ordering::Relaxed);
-        false
     }
 }
 
@@ -146,10 +136,17 @@ pub unsafe fn vcpu(index: c_uint) -> &'static mut Vcpu {
 
 /// After a fork, in the child: no vCPU has a lane.
 pub fn detach_all() {
-    for cell in &TABLE.0[..(STARTED.load(Ordering::Relaxed) as usize).min(VCPUS)] {
+    for index in 0..STARTED.load(Ordering::Relaxed).min(VCPUS as c_uint) {
         // SAFETY: the child of a fork has one thread, which is in a system-call callback.
-        unsafe { (*cell.get()).detach() };
+        let vcpu = unsafe { vcpu(index) };
+        let count = *instructions(index, vcpu);
+        vcpu.detach(count);
     }
+}
+
+/// Whether QEMU has per-vCPU counters.
+pub fn has_scoreboard() -> bool {
+    !COUNTERS.load(Ordering::Relaxed).is_null()
 }
 
 /// QEMU has per-vCPU counters: use them.
@@ -174,7 +171,8 @@ pub extern "C" fn ended(_: ffi::Id, index: c_uint) {
     if let Some(writer) = vcpu.writer {
         process::end_thread(&writer);
     }
-    vcpu.detach();
+    let count = *instructions(index, vcpu);
+    vcpu.detach(count);
 }
 
 #[inline(always)]
@@ -188,59 +186,111 @@ fn instructions(index: c_uint, vcpu: &mut Vcpu) -> &mut u64 {
     }
 }
 
-/// A load or store by an instruction. The user data: how many instructions of the block come after it,
-/// and [`MODIFY`].
+/// Before version 2: a load or store by an instruction. The user data: how many instructions of the block come
+/// after it.
 pub extern "C" fn on_access(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    access::<false, false>(index, info, va, user);
+}
+
+/// Before version 2: half of a modify.
+pub extern "C" fn on_modify(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    access::<false, true>(index, info, va, user);
+}
+
+/// From version 2 on: a load or store.
+pub extern "C" fn on_access_per_vcpu(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    access::<true, false>(index, info, va, user);
+}
+
+/// From version 2 on: half of a modify.
+pub extern "C" fn on_modify_per_vcpu(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    access::<true, true>(index, info, va, user);
+}
+
+/// The path of an access: no call and few stores, because it competes with the program's own cache misses for
+/// the processor's buffers. Whatever is not ordinary starts again in [`access_slowly`], with the same arguments.
+#[inline(always)]
+fn access<const PER_VCPU: bool, const MODIFY: bool>(index: c_uint, info: u32, va: u64, user: *mut c_void) {
     // SAFETY: QEMU calls from the vCPU's thread; no other reference is alive.
     let vcpu = unsafe { vcpu(index) };
-    let user = user as u64;
-    let insn = instructions(index, vcpu).wrapping_sub(user & 0xffff);
+    let known = memo(info).load(Ordering::Relaxed);
+    if (known >> 32) as u32 != info {
+        return access_slowly::<MODIFY>(index, info, va, user);
+    }
+    let (store, size_log2) = unpack(known);
+    if MODIFY && store == 0 {
+        return load_half();
+    }
+    let kind = if MODIFY { MODIFIED } else { store };
+    let count = if PER_VCPU { *instructions(index, vcpu) } else { vcpu.icount };
+    let record = || Record::new(va, count.wrapping_sub(user as u64), kind, size_log2);
+    if !vcpu.try_record(record) {
+        access_slowly::<MODIFY>(index, info, va, user);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn access_slowly<const MODIFY: bool>(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    // SAFETY: as in access, whose reference is not used any more.
+    let vcpu = unsafe { vcpu(index) };
     let (store, size_log2) = describe(info);
-    let kind = match (user & MODIFY != 0, store) {
-        (false, store) => store,
-        (true, 1) => MODIFIED,
-        // The load half. Not asked for, but QEMU 7.2 compares loads and stores off by one and calls for both.
-        (true, _) => return,
-    };
-    vcpu.access(insn, va, kind, size_log2);
+    if MODIFY && store == 0 {
+        return load_half();
+    }
+    let kind = if MODIFY { MODIFIED } else { store };
+    let insn = instructions(index, vcpu).wrapping_sub(user as u64);
+    vcpu.record_slowly(Record::new(va, insn, kind, size_log2), insn);
+}
+
+/// Stores were asked for and a load came: QEMU 7.2 compares the two off by one where it translates accesses (not
+/// where helpers make them), and calls for stores alone if loads are asked for.
+static OFF_BY_ONE: AtomicBool = AtomicBool::new(false);
+
+#[cold]
+fn load_half() {
+    OFF_BY_ONE.store(true, Ordering::Relaxed);
+}
+
+/// What to ask QEMU for, to be called for the stores of an instruction that loads, too.
+pub fn stores() -> c_int {
+    if OFF_BY_ONE.load(Ordering::Relaxed) { ffi::MEM_R } else { ffi::MEM_W }
 }
 
 /// For measuring: counts, and nothing else.
 pub extern "C" fn on_access_count(index: c_uint, _: u32, _: u64, _: *mut c_void) {
     // SAFETY: as in on_access.
     let vcpu = unsafe { vcpu(index) };
-    vcpu.seen += 1;
+    vcpu.counted += 1;
 }
 
 /// For measuring: what [`on_access_count`] counted.
 pub fn counted() -> u64 {
     let started = (STARTED.load(Ordering::Relaxed) as usize).min(VCPUS);
     // SAFETY: called when the process exits; a count that is just being stored may be one behind.
-    TABLE.0[..started].iter().map(|cell| unsafe { (*cell.get()).seen }).sum()
+    TABLE.0[..started].iter().map(|cell| unsafe { (*cell.get()).counted }).sum()
 }
 
-/// Whether it is a store, and log2 of the size. QEMU's encoding of `info` differs between releases, so
-/// it is asked once for each of the few values that occur.
+/// What is known of some values of `info`: the value in the upper half; whether it is a store, and log2 of the size,
+/// in the lower. QEMU's encoding differs between releases, so it is asked once for each of the few values that occur.
+static MEMO: [AtomicU64; 64] = [const { AtomicU64::new(u64::MAX) }; 64];
+
 #[inline(always)]
-fn describe(info: u32) -> (u8, u8) {
-    static MEMO: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-    let memo = &MEMO[((info ^ info >> 5 ^ info >> 16) & 63) as usize];
-    let known = memo.load(Ordering::Relaxed);
-    if (known >> 32) as u32 == info && known & 0x100 != 0 {
-        return ((known >> 7 & 1) as u8, (known & 15) as u8);
-    }
-    ask(info, memo)
+fn memo(info: u32) -> &'static AtomicU64 {
+    &MEMO[((info ^ info >> 5 ^ info >> 16) & 63) as usize]
 }
 
-#[cold]
-#[inline(never)]
-fn ask(info: u32, memo: &AtomicU64) -> (u8, u8) {
+#[inline(always)]
+fn unpack(known: u64) -> (u8, u8) {
+    (known as u8, (known >> 8) as u8)
+}
+
+fn describe(info: u32) -> (u8, u8) {
     // SAFETY: plain questions about a value that QEMU has just given.
-    let (store, size) = unsafe {
-        (ffi::qemu_plugin_mem_is_store(info) as u8, ffi::qemu_plugin_mem_size_shift(info) as u8 & 15)
-    };
-    memo.store((info as u64) << 32 | 0x100 | (store as u64) << 7 | size as u64, Ordering::Relaxed);
-    (store, size)
+    let (store, size_log2) =
+        unsafe { (ffi::qemu_plugin_mem_is_store(info) as u8, ffi::qemu_plugin_mem_size_shift(info) as u8) };
+    memo(info).store((info as u64) << 32 | (size_log2 as u64) << 8 | store as u64, Ordering::Relaxed);
+    (store, size_log2)
 }
 
 /// A block that needs more than its instructions counted.
@@ -281,7 +331,10 @@ pub extern "C" fn on_special_block(index: c_uint, user: *mut c_void) {
         let first = count.wrapping_sub(block.insns - 1);
         let mut at = va;
         while at < va + len {
-            vcpu.access(first, at, FETCH, granule.min(6));
+            let record = Record::new(at, first, FETCH, granule.min(6));
+            if !vcpu.try_record(|| record) {
+                vcpu.record_slowly(record, first);
+            }
             at = ((at >> granule) + 1) << granule;
         }
     }

@@ -48,11 +48,11 @@ pub struct Header {
 pub struct Lane {
     /// Records ever written. Only the writer stores it.
     pub head: AtomicU64,
-    /// Accesses ever seen by the writer: recorded, passed over, or dropped.
-    pub seen: AtomicU64,
-    /// Of these, passed over because recording had not begun.
+    /// The count of instructions at the thread's access before the first record.
+    pub before: AtomicU64,
+    /// Accesses passed over because recording had not begun.
     pub skipped: AtomicU64,
-    /// Of these, dropped because recording had stopped.
+    /// Accesses dropped because recording had stopped.
     pub dropped: AtomicU64,
     pad: [u64; 4],
     /// Records ever read. Only the reader stores it.

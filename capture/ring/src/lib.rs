@@ -41,33 +41,35 @@ pub use message::{Message, Note};
 pub use producer::{LaneWriter, LogWriter, Room};
 pub use reader::{LaneReader, LogReader};
 
-/// One access as it lies in a lane: the layout of `machine::input::Access`,
-/// little-endian.
+/// One access as it lies in a lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Record {
     /// The virtual address.
     pub va: u64,
-    /// Instructions since the thread's previous access: bits 0-15; thread (0):
-    /// 16-31; kind: 32-39; log2 of the size: 40-47.
+    /// The thread's count of instructions, this access's own included: bits 0-31; kind: 32-39; log2 of the
+    /// size: 40-47.
     pub rest: u64,
 }
 
 impl Record {
-    /// A record; `insns` beyond 65535 is held at that.
+    /// A record.
     #[inline(always)]
-    pub fn new(va: u64, insns: u64, kind: u8, size_log2: u8) -> Record {
-        let insns = if insns > 0xffff { 0xffff } else { insns };
-        Record { va, rest: insns | (kind as u64) << 32 | (size_log2 as u64) << 40 }
+    pub fn new(va: u64, insn: u64, kind: u8, size_log2: u8) -> Record {
+        Record { va, rest: insn & 0xffff_ffff | (kind as u64) << 32 | (size_log2 as u64) << 40 }
     }
-    /// Instructions since the previous access.
-    pub fn insns(self) -> u16 {
-        self.rest as u16
+    /// The thread's count of instructions, modulo 2^32: the reader takes differences, so that the writer
+    /// need not remember the last one.
+    #[inline(always)]
+    pub fn insn(self) -> u32 {
+        self.rest as u32
     }
     /// 0 read, 1 write, 2 fetch, 3 modify.
+    #[inline(always)]
     pub fn kind(self) -> u8 {
         (self.rest >> 32) as u8
     }
     /// log2 of the number of bytes.
+    #[inline(always)]
     pub fn size_log2(self) -> u8 {
         (self.rest >> 40) as u8
     }

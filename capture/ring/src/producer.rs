@@ -19,8 +19,10 @@ pub enum Room {
     Over,
 }
 
-/// The one writer of a lane. It keeps its own copy of the position, so that
-/// the path of an access only stores to the shared memory.
+/// The one writer of a lane.
+///
+/// Few stores: a program that misses the caches has its stores queue up behind
+/// each other, and ours with them.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneWriter<'a> {
     shared: &'a Shared,
@@ -43,8 +45,14 @@ impl<'a> LaneWriter<'a> {
         self.lane
     }
 
-    /// Stores the record at position `at` and publishes it. `at` must be below
-    /// what [`LaneWriter::room`] gave and the next after the previous one.
+    /// Where the next record goes.
+    #[inline(always)]
+    pub fn at(&self) -> u64 {
+        self.lane.head.load(Ordering::Relaxed)
+    }
+
+    /// Stores the record at position `at`, which is [`LaneWriter::at`] and below what [`LaneWriter::room`]
+    /// gave, and publishes it.
     #[inline(always)]
     pub fn put(&self, at: u64, record: Record) {
         let slot = &self.slots[at as usize % LANE_RECORDS];

@@ -17,7 +17,7 @@ fn memory() -> Shared {
 
 /// The `n`-th record of a lane: different for each.
 fn record(lane: u64, n: u64) -> Record {
-    Record::new(lane << 48 | n, n & 0xffff, (n % 4) as u8, (n % 7) as u8)
+    Record::new(lane << 48 | n, n, (n % 4) as u8, (n % 7) as u8)
 }
 
 #[test]

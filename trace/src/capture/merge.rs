@@ -24,6 +24,8 @@ struct Thread {
     reader: LaneReader,
     /// As in the stream; `None` before the stream has begun.
     index: Option<u16>,
+    /// The count of instructions at its previous access; `None` before the first.
+    insn: Option<u32>,
 }
 
 /// A process.
@@ -246,7 +248,7 @@ impl Merge {
                     block.events.push(Event::Spawn { thread, process: index });
                 }
                 let reader = LaneReader::new(shared, lane);
-                process.threads.push(Thread { reader, index: self.begun.then_some(thread) });
+                process.threads.push(Thread { reader, index: self.begun.then_some(thread), insn: None });
             }
             Note::ThreadEnd { lane } => {
                 if let Some(i) = process.threads.iter().position(|t| t.reader.index() == *lane as usize) {
@@ -311,9 +313,10 @@ impl Merge {
 
 fn add(shared: &Shared, thread: &Thread, counts: &mut Counts) {
     let lane = shared.lane(thread.reader.index());
-    counts.seen += lane.seen.load(Ordering::Relaxed);
-    counts.skipped += lane.skipped.load(Ordering::Relaxed);
-    counts.dropped += lane.dropped.load(Ordering::Relaxed);
+    let (skipped, dropped) = (lane.skipped.load(Ordering::Relaxed), lane.dropped.load(Ordering::Relaxed));
+    counts.seen += lane.head.load(Ordering::Acquire) + skipped + dropped;
+    counts.skipped += skipped;
+    counts.dropped += dropped;
 }
 
 /// A thread is gone: its lane is another's from now on.
@@ -408,10 +411,14 @@ impl Process {
             *wanted -= n as u64;
             let index = thread.index.unwrap_or(0);
             let (lookup, rebase) = (&mut self.lookup, &self.space.rebase);
+            let lane = thread.reader.index();
+            let mut last = thread.insn.unwrap_or_else(|| shared.lane(lane).before.load(Ordering::Relaxed) as u32);
             thread.reader.take(shared, n, |record: Record| {
+                let insns = record.insn().wrapping_sub(last).min(u16::MAX as u32) as u16;
+                last = record.insn();
                 block.accesses.push(Access {
                     va: Va::new(lookup.address(rebase, record.va)),
-                    insns: record.insns(),
+                    insns,
                     thread: index,
                     kind: kind_of(record.kind()),
                     size_log2: record.size_log2(),
@@ -419,6 +426,7 @@ impl Process {
                     reserved: 0,
                 });
             });
+            thread.insn = Some(last);
         }
         moved
     }
