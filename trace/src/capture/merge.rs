@@ -412,7 +412,8 @@ impl Process {
             let index = thread.index.unwrap_or(0);
             let (lookup, rebase) = (&mut self.lookup, &self.space.rebase);
             let lane = thread.reader.index();
-            let mut last = thread.insn.unwrap_or_else(|| shared.lane(lane).before.load(Ordering::Relaxed) as u32);
+            let mut last =
+                thread.insn.unwrap_or_else(|| shared.lane(lane).before.load(Ordering::Relaxed) as u32);
             thread.reader.take(shared, n, |record: Record| {
                 let insns = record.insn().wrapping_sub(last).min(u16::MAX as u32) as u16;
                 last = record.insn();

@@ -17,7 +17,8 @@ use std::fs::File;
 use std::path::PathBuf;
 
 pub use live::{LiveSource, Summary};
-pub use snapshot::Snapshot;
+pub use maps::{Line, Mode};
+pub use snapshot::{Advice, Mapping, Run, Snapshot, snapshot};
 pub use space::Layout;
 
 pub use launch::start;
@@ -123,6 +124,30 @@ pub enum CaptureError {
         program: String,
         /// What was looked for.
         symbol: String,
+    },
+    /// A process cannot be looked at.
+    #[error("process {pid}: {error}\n  hint: it must run, and be yours (or run this as root)")]
+    Process {
+        /// Which.
+        pid: u32,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// A file is not a snapshot.
+    #[error("{}: {reason}\n  hint: make one with `pagewalk snapshot PID -o FILE`", path.display())]
+    Snapshot {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        reason: String,
+    },
+    /// A file cannot be written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        error: std::io::Error,
     },
     /// The system refused something.
     #[error("{what}: {error}")]

@@ -9,7 +9,7 @@ use machine::input::{Backing, Event, HugeAdvice, Permissions, Populate, ProcessS
 use paging::Va;
 
 use super::elf::{Elf, Segment};
-use super::maps::Line;
+use super::maps::{Line, Mode};
 use super::rebase::{EXECUTABLE, Rebase, STACK_TOP};
 use super::snapshot::Snapshot;
 
@@ -43,6 +43,8 @@ pub struct Space {
     mappings: BTreeMap<u64, Mapping>,
     /// The heap: where it begins and ends.
     heap: Option<(u64, u64)>,
+    /// Where the heap is natively, if not behind the program.
+    heap_place: Option<u64>,
     /// Native addresses.
     pub rebase: Rebase,
 }
@@ -83,7 +85,8 @@ impl Space {
             Layout::Emulator => Rebase::identity(),
             Layout::Snapshot(snapshot) => Rebase::preferring(snapshot.anonymous()),
         };
-        let mut space = Space { path: path.to_owned(), rebase, ..Space::default() };
+        let heap_place = if let Layout::Snapshot(snapshot) = layout { snapshot.heap() } else { None };
+        let mut space = Space { path: path.to_owned(), rebase, heap_place, ..Space::default() };
         let lines = by_segment(maps.lines().filter_map(Line::parse));
         let stack = stack_of(&lines);
         let mut owner: Option<(u64, String)> = None;
@@ -114,7 +117,7 @@ impl Space {
                 end: line.end,
                 name,
                 backing: line.backing(),
-                permissions: line.permissions,
+                permissions: line.permissions(),
                 advice: HugeAdvice::None,
             };
             space.mappings.insert(line.start, mapping);
@@ -238,6 +241,9 @@ impl Space {
         let end = up(end);
         self.heap = Some((start, end.max(start)));
         if end > old {
+            if let Some(native) = self.heap_place.filter(|_| old == start) {
+                self.rebase.place(old, end - old, native);
+            }
             let mapping = Mapping {
                 end,
                 name: "[heap]".into(),
@@ -342,7 +348,7 @@ fn stack_of(lines: &[Line]) -> Option<u64> {
     let follows_file = |line: &Line| lines.iter().any(|f| f.file().is_some() && f.end == line.start);
     lines
         .iter()
-        .filter(|l| l.file().is_none() && l.permissions.write && !follows_file(l))
+        .filter(|l| l.file().is_none() && l.permissions().write && !follows_file(l))
         .max_by_key(|l| l.end - l.start)
         .map(|l| l.start)
 }
@@ -371,7 +377,8 @@ fn by_segment(lines: impl Iterator<Item = Line>) -> Vec<Line> {
             let end = base.wrapping_add(up(segment.va.saturating_add(segment.file_len))).min(line.end);
             if start < end {
                 out.extend((at < start).then(|| line.part(at, start)));
-                out.push(Line { permissions: segment.permissions, ..line.part(start, end) });
+                let mode = Mode { permissions: segment.permissions, ..line.mode };
+                out.push(Line { mode, ..line.part(start, end) });
                 at = end;
             }
         }
