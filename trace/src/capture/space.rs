@@ -390,3 +390,159 @@ fn by_segment(lines: impl Iterator<Item = Line>) -> Vec<Line> {
 fn base_name(path: &Path) -> String {
     path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GUEST: u64 = 0x40_0000_0000;
+    const PAGES: u64 = 600;
+
+    fn range() -> impl Strategy<Value = (u64, u64)> {
+        (0..PAGES, 1..60_u64).prop_map(|(page, pages)| (GUEST + page * PAGE, pages * PAGE))
+    }
+
+    fn note() -> impl Strategy<Value = Note> {
+        let prot = || prop_oneof![Just(1_u32), Just(3), Just(5), Just(0)];
+        prop_oneof![
+            3 => (range(), prot(), any::<bool>()).prop_map(|((start, len), prot, fixed)| Note::Map {
+                start,
+                hint: if fixed { start } else { 0 },
+                len,
+                prot,
+                flags: if fixed { MAP_FIXED | 0x22 } else { 0x22 },
+                offset: 0,
+                path: Vec::new(),
+            }),
+            1 => range().prop_map(|(start, len)| Note::Unmap { start, len }),
+            1 => (range(), prot()).prop_map(|((start, len), prot)| Note::Protect { start, len, prot }),
+        ]
+    }
+
+    /// Applies events to a map from native page to permissions.
+    fn apply(native: &mut HashMap<u64, Permissions>, events: &[Event]) {
+        for event in events {
+            let pages = |start: Va, len: u64| (start.raw()..start.raw() + len).step_by(PAGE as usize);
+            match event {
+                Event::Map { region, .. } => {
+                    native.extend(pages(region.start, region.len).map(|page| (page, region.permissions)));
+                }
+                Event::Unmap { start, len, .. } => pages(*start, *len).for_each(|page| {
+                    native.remove(&page);
+                }),
+                Event::Protect { start, len, permissions, .. } => pages(*start, *len).for_each(|page| {
+                    native.entry(page).and_modify(|p| *p = *permissions);
+                }),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    proptest! {
+        /// What the events make of the native address space is what the calls made of the guest's.
+        #[test]
+        fn events_say_what_the_calls_did(notes in prop::collection::vec(note(), 1..40)) {
+            let mut space = Space::default();
+            let (mut guest, mut native) = (HashMap::new(), HashMap::new());
+            for note in notes {
+                let mut events = Vec::new();
+                space.apply(0, &note, &mut events);
+                apply(&mut native, &events);
+                let pages = |start: u64, len: u64| (start..start + len).step_by(PAGE as usize);
+                match note {
+                    Note::Map { start, len, prot, .. } => guest.extend(pages(start, len).map(|p| (p, permissions(prot)))),
+                    Note::Unmap { start, len } => pages(start, len).for_each(|p| { guest.remove(&p); }),
+                    Note::Protect { start, len, prot } => {
+                        pages(start, len).for_each(|p| { guest.entry(p).and_modify(|q| *q = permissions(prot)); });
+                    }
+                    _ => unreachable!(),
+                }
+                prop_assert_eq!(native.len(), guest.len());
+                for (&page, permissions) in &guest {
+                    let (_, _, delta) = space.rebase.around(page).expect("mapped");
+                    prop_assert_eq!(native.get(&page.wrapping_add(delta)), Some(permissions));
+                }
+                // The regions that a stream beginning now would start with.
+                let setup = space.setup(|_, _| false);
+                let mut covered = 0;
+                for pair in setup.regions.windows(2) {
+                    prop_assert!(pair[0].start.raw() + pair[0].len <= pair[1].start.raw());
+                }
+                for region in &setup.regions {
+                    for page in (region.start.raw()..region.start.raw() + region.len).step_by(PAGE as usize) {
+                        prop_assert_eq!(native.get(&page), Some(&region.permissions));
+                        covered += 1;
+                    }
+                }
+                prop_assert_eq!(covered, native.len());
+            }
+        }
+    }
+
+    #[test]
+    fn a_heap_grows_behind_its_program_and_shrinks() {
+        let mut space = Space::default();
+        space.rebase.place(GUEST, 0x4000, EXECUTABLE);
+        let mut events = Vec::new();
+        for end in [GUEST + 0x4000, GUEST + 0x25000, GUEST + 0x46000, GUEST + 0x26000] {
+            space.apply(0, &Note::Brk { end }, &mut events);
+        }
+        let heap = |start: u64, len| Event::Map {
+            process: 0,
+            region: Region { ..Region::anonymous("[heap]", EXECUTABLE + start, len, Populate::OnDemand) },
+        };
+        let shrunk = Event::Unmap { process: 0, start: Va::new(EXECUTABLE + 0x26000), len: 0x20000 };
+        assert_eq!(events, [heap(0x4000, 0x21000), heap(0x25000, 0x21000), shrunk]);
+    }
+
+    #[test]
+    fn what_mremap_moves_is_mapped_where_it_goes() {
+        let mut space = Space::default();
+        let mut events = Vec::new();
+        let path = b"/data".to_vec();
+        let map = Note::Map { start: GUEST, hint: 0, len: 0x3000, prot: 3, flags: 1, offset: 0x1000, path };
+        space.apply(0, &map, &mut events);
+        let remap =
+            Note::Remap { old: GUEST, old_len: 0x3000, new: GUEST + (1 << 30), new_len: 0x5000, flags: 1 };
+        space.apply(0, &remap, &mut events);
+        assert!(matches!(events[1], Event::Unmap { len: 0x3000, .. }));
+        let Event::Map { region, .. } = &events[2] else { panic!("{events:?}") };
+        assert_eq!(
+            (region.len, &region.backing),
+            (0x5000, &Backing::SharedFile { file: "/data".into(), offset: 0x1000 })
+        );
+        assert_eq!(events.len(), 3);
+    }
+
+    #[test]
+    fn an_executable_is_placed_by_its_segments() {
+        let exe = std::env::current_exe().unwrap();
+        let segments = Elf::open(&exe).unwrap().segments();
+        // As QEMU maps it: one host mapping for what is not writable, for it drops execution.
+        let end = |s: &Segment| up(s.va + s.file_len);
+        let (code, data): (Vec<Segment>, Vec<Segment>) = segments.iter().partition(|s| !s.permissions.write);
+        let line = |from: u64, to: u64, mode: &str, offset: u64| {
+            format!("{:x}-{:x} {mode} {offset:08x} fe:00 7 {}\n", GUEST + from, GUEST + to, exe.display())
+        };
+        let mut maps = line(0, code.iter().map(end).max().unwrap(), "r--p", 0);
+        for segment in &data {
+            maps += &line(page(segment.va), end(segment), "rw-p", page(segment.offset));
+        }
+        maps +=
+            &format!("{:x}-{:x} rw-p 00000000 00:00 0\n", GUEST + (1 << 30), GUEST + (1 << 30) + (8 << 20));
+        let space = Space::load(&exe, &maps, &Layout::Native);
+        for region in space.setup(|_, _| false).regions {
+            if region.name == "[stack]" {
+                assert_eq!(region.start.raw() + region.len, STACK_TOP);
+                continue;
+            }
+            let va = region.start.raw() - EXECUTABLE;
+            let segment = segments.iter().find(|s| page(s.va) <= va && va < end(s)).unwrap();
+            assert_eq!(region.permissions, segment.permissions, "{region:x?}");
+        }
+    }
+}
