@@ -9,7 +9,7 @@ use capture_ring::Shared;
 use capture_ring::program::{self, Unfit};
 
 use super::elf::Elf;
-use super::live::LiveSource;
+use super::live::{LiveSource, Names};
 use super::{CaptureError, CaptureOptions, Fetches, Start};
 
 const PLUGIN: &str = "libcapture_qemu.so";
@@ -49,7 +49,27 @@ pub fn start(
         let stdout = stdout.try_clone().map_err(|error| CaptureError::System { what: "stdout", error })?;
         command.stdout(Stdio::from(stdout));
     }
-    LiveSource::spawn(command, shared, fd, name, options)
+    let line = [program].into_iter().chain(args.iter().map(OsString::as_os_str));
+    let line: Vec<String> = line.map(|word| quoted(&word.to_string_lossy())).collect();
+    let names = Names { program: name, command: line.join(" "), emulator: version(&emulator) };
+    LiveSource::spawn(command, shared, fd, names, options)
+}
+
+/// A word of a command as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+/// The emulator's own name and version: the first line of what it says.
+fn version(emulator: &Path) -> String {
+    let output = Command::new(emulator).arg("--version").output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    text.lines().next().unwrap_or("an emulator of unknown version").to_owned()
 }
 
 fn find_program(program: &OsStr, args: &[OsString]) -> Result<(PathBuf, Vec<OsString>), CaptureError> {

@@ -25,7 +25,7 @@ const CHECK: u32 = 20;
 /// are taken, and when that is full the program waits: none is lost.
 #[derive(Debug)]
 pub struct LiveSource {
-    name: String,
+    names: Names,
     child: Child,
     shared: Shared,
     /// The shared memory's only name: programs that the first one starts open it, too.
@@ -38,6 +38,14 @@ pub struct LiveSource {
     naps: u32,
     over: bool,
     finished: bool,
+}
+
+/// What is captured, in words.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub program: String,
+    pub command: String,
+    pub emulator: String,
 }
 
 /// How a capture went.
@@ -73,7 +81,7 @@ impl LiveSource {
         mut command: Command,
         shared: Shared,
         memory: OwnedFd,
-        name: String,
+        names: Names,
         options: CaptureOptions,
     ) -> Result<LiveSource, CaptureError> {
         let header = shared.header();
@@ -101,7 +109,7 @@ impl LiveSource {
             command.spawn().map_err(|error| CaptureError::System { what: "starting the emulator", error })?;
         shared.log(0).pid.store(child.id(), Ordering::Release);
         Ok(LiveSource {
-            name,
+            names,
             child,
             shared,
             _memory: memory,
@@ -114,6 +122,16 @@ impl LiveSource {
             over: false,
             finished: false,
         })
+    }
+
+    /// The command, as a shell takes it.
+    pub fn command(&self) -> &str {
+        &self.names.command
+    }
+
+    /// The emulator, with its version.
+    pub fn emulator(&self) -> &str {
+        &self.names.emulator
     }
 
     /// How the addresses of the stream differ from those in the emulator, in a sentence.
@@ -180,7 +198,7 @@ impl LiveSource {
 
     fn error(&self, reason: impl Into<String>, hint: &str) -> SourceError {
         SourceError {
-            what: self.name.clone(),
+            what: self.names.program.clone(),
             reason: reason.into(),
             hint: (!hint.is_empty()).then(|| hint.to_owned()),
         }
@@ -236,7 +254,7 @@ impl Source for LiveSource {
         let populated = |pid, start, len| !fresh && mostly_present(pid, start, len);
         let (processes, threads) = self.merge.begin(&self.shared, populated);
         Ok(Setup {
-            name: self.name.clone(),
+            name: self.names.program.clone(),
             processes,
             threads: threads.into_iter().map(|process| ThreadSetup { process }).collect(),
             accesses: None,

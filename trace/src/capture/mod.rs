@@ -9,7 +9,9 @@ mod launch;
 mod live;
 mod maps;
 mod merge;
+mod pages;
 mod rebase;
+mod record;
 mod snapshot;
 mod space;
 
@@ -22,6 +24,7 @@ pub use snapshot::{Advice, Mapping, Run, Snapshot, snapshot};
 pub use space::Layout;
 
 pub use launch::start;
+pub use record::{Progress, Recorded, record};
 
 /// What to capture, and how.
 #[derive(Debug, Default)]
@@ -149,6 +152,9 @@ pub enum CaptureError {
         /// Why not.
         error: std::io::Error,
     },
+    /// The capture broke off, or the trace cannot be written.
+    #[error(transparent)]
+    Stream(#[from] machine::input::SourceError),
     /// The system refused something.
     #[error("{what}: {error}")]
     System {
