@@ -116,7 +116,7 @@ fn sqlite_gives_the_same_stream_twice() {
     let Some(two) = run(&["sqlite3", ":memory:", SQL], options()) else { return };
     assert_eq!(one.accesses.len(), two.accesses.len());
     assert!(one.accesses == two.accesses, "the same program, the same accesses");
-    assert_eq!(one.events, two.events);
+    assert!(one.events == two.events);
     assert!(one.accesses.len() > 500_000);
 }
 

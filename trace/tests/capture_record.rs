@@ -43,7 +43,7 @@ fn a_recording_is_the_live_stream() {
     let (setup, accesses, events) = read(&path);
     std::fs::remove_file(&path).unwrap();
     assert!(accesses == live.accesses);
-    assert_eq!(events, live.events);
+    assert!(events == live.events);
     assert_eq!((setup.processes, setup.threads), (live.setup.processes, live.setup.threads));
     assert_eq!(recorded.written.accesses, live.accesses.len() as u64);
     assert_eq!(recorded.summary.lost(), 0);

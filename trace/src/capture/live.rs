@@ -232,7 +232,7 @@ impl LiveSource {
                     )
                 });
             }
-            if active && self.merge.has_image() {
+            if active && self.merge.has_begun() {
                 return Ok(());
             }
             if self.begin.load(Ordering::Relaxed) {

@@ -122,9 +122,9 @@ impl Merge {
         self.next_process += 1;
     }
 
-    /// Whether a program has been loaded.
-    pub fn has_image(&self) -> bool {
-        self.processes.first().is_none_or(|p| !p.space.path.as_os_str().is_empty())
+    /// Whether a program has been loaded and has begun to run.
+    pub fn has_begun(&self) -> bool {
+        self.processes.iter().any(|p| !p.threads.is_empty())
     }
     /// Whether all processes have ended and everything of theirs has been taken.
     pub fn is_over(&self) -> bool {
