@@ -147,14 +147,18 @@ impl Memory {
         let ticks =
             |ps: u64| (u128::from(ps) * u128::from(mhz) * u128::from(ticks_per_cycle) / 1_000_000) as u64;
         // 64 bytes at 1 MB/s are 64 µs.
-        let line = |mb_s: u64| ticks(64_000_000 / mb_s.max(1));
-        let latency: Box<[u64]> = spec.latency_ps.iter().flatten().map(|ps| ticks(*ps)).collect();
-        let cap = |service: u64, latency: u64| (spec.lines_under_way * service).saturating_sub(latency);
-        let (node_line, link_line) = (line(spec.node_mb_s), line(spec.link_mb_s));
+        let line_ps = |mb_s: u64| 64_000_000 / mb_s.max(1);
+        let (node_line, link_line) = (line_ps(spec.node_mb_s), line_ps(spec.link_mb_s));
+        // By Little's law, less what an unloaded access takes already.
+        let cap = |line: u64, latency: u64| ticks((spec.lines_under_way * line).saturating_sub(latency));
         let controllers = (0..nodes).map(|node| {
-            Server::new(node_line, ticks(spec.bank_ps), cap(node_line, latency[node * nodes + node]))
+            let cap = cap(node_line, spec.latency_ps[node][node]);
+            Server::new(ticks(node_line), ticks(spec.bank_ps), cap)
         });
-        let links = latency.iter().map(|latency| Server::new(link_line, link_line, cap(link_line, *latency)));
+        let all = spec.latency_ps.iter().flatten();
+        let links = all
+            .clone()
+            .map(|latency| Server::new(ticks(link_line), ticks(link_line), cap(link_line, *latency)));
         let mut node_of_section = Vec::new();
         for (number, node) in layout.nodes.iter().enumerate() {
             for range in &node.frames {
@@ -170,7 +174,7 @@ impl Memory {
             node_of_section: node_of_section.into(),
             controllers: controllers.collect(),
             links: links.collect(),
-            latency,
+            latency: all.map(|ps| ticks(*ps)).collect(),
             node_mb_s: spec.node_mb_s,
             epoch_shift: (EPOCH_CYCLES * ticks_per_cycle).next_power_of_two().trailing_zeros(),
             lines: vec![0; nodes * nodes].into(),

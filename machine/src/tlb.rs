@@ -224,14 +224,17 @@ impl<T: TlbTag> Tlb<T> {
         if bytes == 0 {
             return 0;
         }
+        // Keys have 57 bits of address: stay within the half that `start` is in.
+        let half = start.raw() | (1 << 57) - 1;
+        let end = Va::new(start.raw().saturating_add(bytes - 1).min(half));
         let mut removed = 0;
         for size in PageSize::ALL {
             if self.in_use & bit(size) == 0 {
                 continue;
             }
             let array = &mut self.arrays[self.array_of[size as usize - 1] as usize];
-            let (first, last) = (tlb_key(start, size, space), tlb_key(start.offset(bytes - 1), size, space));
-            let pages = (last >> 18).wrapping_sub(first >> 18).wrapping_add(1);
+            let (first, last) = (tlb_key(start, size, space), tlb_key(end, size, space));
+            let pages = (last >> 18) - (first >> 18) + 1;
             // Probing one page after the other is cheaper than a scan of all
             // ways only for as many pages as there are sets.
             if pages <= array.index.sets() as u64 {

@@ -2,6 +2,8 @@
 
 mod reference;
 
+use machine::cache::Cache;
+use machine::profile::Profile;
 use machine::set::{Assoc, Geometry, Replacement, SetIndex, Tags};
 use proptest::prelude::*;
 use reference::{Policy, Reference};
@@ -124,5 +126,48 @@ proptest! {
             }
             prop_assert_eq!(assoc.iter().count(), reference.len());
         }
+    }
+}
+
+#[test]
+fn caches_of_every_machine_hit_as_the_reference_does() {
+    for (name, _) in Profile::list() {
+        let profile = Profile::builtin(name).unwrap();
+        for spec in [&profile.cache.l1d, &profile.cache.l2, &profile.cache.llc] {
+            let geometry = spec.geometry();
+            let mut cache = Cache::new(geometry, Replacement::Lru);
+            let mut reference = Reference::new(geometry.sets, geometry.ways, Policy::Lru);
+            // A few sets are hit often, at the lower and at the upper end of 4 TiB.
+            for number in stream(geometry.sets as u64, geometry.ways * 3, 8_000) {
+                let line = (number % 3) + number / 3 * geometry.sets as u64;
+                let line = if number % 2 == 0 { line } else { (1 << 36) - 1 - line };
+                assert_eq!(cache.contains(line), reference.contains(line));
+                assert_eq!(cache.access(line), reference.access(line).0, "{name} {line:#x}");
+                if number % 11 == 0 {
+                    assert_eq!(cache.invalidate(line + 1), reference.remove(|held| held == line + 1) > 0);
+                }
+            }
+            assert_eq!(cache.geometry(), geometry);
+            cache.clear();
+            assert!(!cache.contains(0));
+        }
+    }
+}
+
+#[test]
+fn a_key_has_several_entries_when_their_values_are_told_apart() {
+    for ways in [4, 12, 24, 72] {
+        let mut assoc = Assoc::<u64, u32>::new(Geometry { sets: 1, ways }, Replacement::Lru);
+        for value in 0..3 {
+            assert_eq!(assoc.put(0, 9, value, |held| *held == value), None);
+            assert_eq!(assoc.put(0, 9, value, |held| *held == value), None);
+        }
+        assert_eq!(assoc.iter().count(), 3);
+        for value in 0..3 {
+            assert_eq!(assoc.get(0, 9, |held| *held == value), Some(value));
+        }
+        assert_eq!(assoc.get(0, 9, |held| *held == 3), None);
+        assert_eq!(assoc.remove(0, 9, |held| *held == 1), 1);
+        assert_eq!(assoc.iter().map(|(_, value)| *value).sum::<u32>(), 2);
     }
 }

@@ -68,6 +68,11 @@ impl Reference {
         (hit.is_some(), left)
     }
 
+    pub fn contains(&self, number: u64) -> bool {
+        let set = (number % self.sets.len() as u64) as usize;
+        self.sets[set].iter().flatten().any(|way| way.number == number)
+    }
+
     pub fn remove(&mut self, which: impl Fn(u64) -> bool) -> usize {
         let mut removed = 0;
         for way in self.sets.iter_mut().flatten() {
