@@ -91,16 +91,50 @@ fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
     }
 }
 
+const POLICIES: [(Replacement, Policy); 3] = [
+    (Replacement::Lru, Policy::Lru),
+    (Replacement::TreePlru, Policy::TreePlru),
+    (Replacement::Random { seed: 3 }, Policy::Random(3)),
+];
+
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
+    #[test]
+    fn tags_equal_the_reference_after_any_sequence(
+        sets in 1usize..4,
+        ways in 1usize..36,
+        policy in 0usize..3,
+        steps in prop::collection::vec((0u8..16, 0u64..120), 1..400),
+    ) {
+        let (replacement, policy) = POLICIES[policy];
+        prop_assume!(replacement != Replacement::TreePlru || ways.is_power_of_two());
+        let index = SetIndex::new(sets);
+        let mut tags = Tags::new(Geometry { sets, ways }, replacement);
+        let mut reference = Reference::new(sets, ways, policy);
+        for (what, number) in steps {
+            let (set, rest) = index.split(number);
+            let tag = rest as u32 + 1;
+            match what {
+                0..=3 => prop_assert_eq!(tags.remove(set, tag), reference.remove(|held| held == number) > 0),
+                4 => prop_assert_eq!(tags.contains(set, tag), reference.contains(number)),
+                5 if number < 4 => {
+                    tags.clear();
+                    reference.remove(|_| true);
+                }
+                _ => prop_assert_eq!(tags.touch(set, tag), reference.access(number).0),
+            }
+        }
+    }
+
     #[test]
     fn any_sequence_of_operations_equals_the_reference(
         sets in 1usize..6,
         ways in prop::sample::select(vec![1usize, 2, 3, 4, 6, 8, 11, 12, 16, 20, 24, 32, 33, 64, 72]),
-        random in any::<bool>(),
+        policy in 0usize..3,
         steps in prop::collection::vec((0u8..32, 0u64..400), 1..600),
     ) {
-        let (replacement, policy) =
-            if random { (Replacement::Random { seed: 3 }, Policy::Random(3)) } else { (Replacement::Lru, Policy::Lru) };
+        let (replacement, policy) = POLICIES[policy];
+        prop_assume!(replacement != Replacement::TreePlru || ways.is_power_of_two());
         let index = SetIndex::new(sets);
         let mut assoc = Assoc::<u64, u64>::new(Geometry { sets, ways }, replacement);
         let mut reference = Reference::new(sets, ways, policy);

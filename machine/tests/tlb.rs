@@ -152,7 +152,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
     #[test]
     fn hits_translations_and_invalidations_equal_a_list(level in 0usize..6, steps in steps()) {
         let (arrays, fracture) = levels().swap_remove(level);

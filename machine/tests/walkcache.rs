@@ -113,7 +113,7 @@ fn covers(level: u8, prefix: u64, addr: u64, bytes: u64) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
     #[test]
     fn the_deepest_known_table_is_found(
         shape in 0usize..5, levels in 4u8..=5, steps in steps(),

@@ -245,14 +245,12 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         removed
     }
 
-    /// Removes everything. A random policy's generator goes on where it was.
+    /// Removes everything. What the policy knew may stay: every way is used again
+    /// before any must leave. A random policy's generator goes on where it was.
     pub fn clear(&mut self) {
         self.slots.fill(Slot::default());
         self.prints.fill([0; PRINTS]);
         self.filled.fill(0);
-        if let Policy::Trees(trees) = &mut self.policy {
-            trees.clear();
-        }
     }
 
     /// All entries, set by set.

@@ -156,10 +156,6 @@ impl Trees {
         let leaf = (0..self.levels).fold(1, |node, _| node * 2 + (state >> node & 1) as usize);
         leaf - (1 << self.levels)
     }
-
-    pub fn clear(&mut self) {
-        self.state.fill(0);
-    }
 }
 
 /// Marsaglia's xorshift64: fixed here, so that a seed means the same for ever.
