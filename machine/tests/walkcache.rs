@@ -202,6 +202,8 @@ fn the_nested_tlb_knows_pages_of_all_sizes_by_vm() {
         let inside = Gpa::new((1 << 30) + 0x12_3456);
         assert_eq!(caches.host(inside).unwrap().frame, leaf(inside, vm).frame);
     }
+    // The page below a cached one is another.
+    assert_eq!(caches.invalidate_host(1, Gpa::new((1 << 30) - 4096), 4096), 0);
     // One byte of a huge page takes the whole page; of its neighbours nothing.
     assert_eq!(caches.invalidate_host(1, Gpa::new((2 << 30) + 999), 1), 1);
     assert_eq!(caches.invalidate_host(1, Gpa::new(1 << 30), 3 << 21), 3);
