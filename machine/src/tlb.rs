@@ -225,7 +225,7 @@ impl<T: TlbTag> Tlb<T> {
             return 0;
         }
         // Keys have 57 bits of address: stay within the half that `start` is in.
-        let half = start.raw() | (1 << 57) - 1;
+        let half = start.raw() | ((1 << 57) - 1);
         let end = Va::new(start.raw().saturating_add(bytes - 1).min(half));
         let mut removed = 0;
         for size in PageSize::ALL {

@@ -296,7 +296,7 @@ impl WalkCaches {
 fn covers(key: u64, start: u64, bytes: u64) -> bool {
     let level = key as u8 & 7;
     let prefix_of = |addr| prefix(addr, level);
-    let half = start | (1 << 57) - 1;
+    let half = start | ((1 << 57) - 1);
     bytes > 0
         && (prefix_of(start)..=prefix_of(start.saturating_add(bytes - 1).min(half))).contains(&(key >> 19))
 }

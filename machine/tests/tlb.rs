@@ -33,12 +33,13 @@ impl TlbTag for Owned {
 /// 2 MiB private to each process.
 fn walk(who: Who, va: Va) -> Leaf {
     let size = [PageSize::Size4K, PageSize::Size2M, PageSize::Size1G][(va.raw() >> 30) as usize % 3];
-    let private = (va.raw() >> size.shift().max(21)) % 7 == 0;
+    let private = (va.raw() >> size.shift().max(21)).is_multiple_of(7);
     let owner = if private { u64::from(who.process) + 1 } else { 0 };
-    let first = ((va.raw() >> size.shift()) * 1009 + u64::from(who.group) * 31 + owner * 7) % 900 << 18;
+    let page = va.raw() >> size.shift();
+    let first = ((page * 1009 + u64::from(who.group) * 31 + owner * 7) % 900) << 18;
     let frame = Hfn::new(first + (va.page() & (size.frames() - 1)));
     let tag = u64::from(private);
-    Leaf { frame, size, rights: Rights::ALL, dirty: va.page() % 2 == 0, link: 0, tag }
+    Leaf { frame, size, rights: Rights::ALL, dirty: va.page().is_multiple_of(2), link: 0, tag }
 }
 
 #[derive(Clone, Copy, Debug)]

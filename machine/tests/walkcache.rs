@@ -29,9 +29,12 @@ fn table(addr: u64, level: u8, tag: u16) -> CachedTable {
     CachedTable { level, frame, host: Hfn::new(frame + 1), rights: Rights::ALL, link: level & 7 }
 }
 
-/// Sets of `(level, prefix, tag, VM, used)`.
+/// `(level, prefix, tag, VM, used)`.
+type Known = (u8, u64, u16, u16, u64);
+
+/// Levels, sets and ways of each array.
 struct Model {
-    arrays: Vec<(Vec<u8>, Vec<Vec<(u8, u64, u16, u16, u64)>>, usize)>,
+    arrays: Vec<(Vec<u8>, Vec<Vec<Known>>, usize)>,
     now: u64,
 }
 
@@ -168,7 +171,7 @@ proptest! {
 
 fn leaf(gpa: Gpa, vm: u16) -> HostLeaf {
     let size = [PageSize::Size4K, PageSize::Size2M, PageSize::Size1G][(gpa.raw() >> 30) as usize % 3];
-    let first = (gpa.raw() >> size.shift()) * 3 + u64::from(vm) << 18;
+    let first = ((gpa.raw() >> size.shift()) * 3 + u64::from(vm)) << 18;
     let frame = Hfn::new(first + (gpa.page() & (size.frames() - 1)));
     HostLeaf { frame, size, rights: Rights::ALL, dirty: gpa.page() & 1 == 0 }
 }
