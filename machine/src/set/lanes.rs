@@ -2,9 +2,9 @@
 //! last use.
 //!
 //! The compiler makes a scalar compare or select for each way out of the plain
-//! loops; with vectors written out, a look-up was measured to take a third to
-//! a half of the time. SSE2 is part of every x86-64, so nothing is detected at run
-//! time.
+//! loops; with vectors written out, a look-up of tags was measured to take a
+//! third of the time (8, 16 and 20 ways). SSE2 is part of every x86-64, so
+//! nothing is detected at run time.
 
 /// Prints of one vector.
 pub(super) const PRINTS: usize = 8;

@@ -1,14 +1,14 @@
 //! The set-associative engine of all structures: TLBs, page-walk caches,
 //! nested TLB, data caches.
 //!
-//! Keys lie alone and contiguous, what they stand for in a second array; key 0
-//! is an empty way. Two layouts, each measured to be the fastest for its use:
+//! Key 0 is an empty way. There are two layouts:
 //!
 //! * [`Assoc`], keys with values: entries stay in their way, and what the
 //!   policy knows of a set is beside it; under LRU, the order of use of all ways
 //!   in one machine word, or a linked list for sets with more ways than such a
 //!   word has fields. A set is searched by 16-bit prints of its keys, eight to
-//!   a vector.
+//!   a vector: fast up to about 100 ways; with thousands, a hash index was
+//!   measured to be faster, but no machine has such a set.
 //! * [`Tags`], keys alone, for data caches, whose arrays are larger than the
 //!   host's own caches: under LRU the ways are kept in the order of their last
 //!   use, so that no other memory is touched, and a hit and a miss
