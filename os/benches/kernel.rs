@@ -4,8 +4,8 @@
 //! machine whose frames have no content and whose TLBs need no interrupts.
 
 use os::{
-    Cost, FileId, Hardware, Kernel, KernelConfig, MapRequest, ProcessId, ProcessSpec, Prot, RootLoad, Shootdown,
-    SingleTables, Slot, SpaceId, ThpMode, VmSpec,
+    Cost, FileId, Hardware, Kernel, KernelConfig, MapRequest, ProcessId, ProcessSpec, Prot, RootLoad,
+    Shootdown, SingleTables, Slot, SpaceId, ThpMode, VmSpec,
 };
 use paging::frames::{CpuId, Layout, NodeId, PoolConfig};
 use paging::{Arena, FramePool, FromBuddy, Gfn, Gpa, Hfn, HostPhys, Intent, Va, Work};
@@ -135,8 +135,7 @@ fn main() {
     report("mprotect", pages, 20, || {
         let (pid, va) = process(&mut host, len);
         host.populate(&mut Nothing, CPU, pid, va, len, Intent::WRITE).expect("pages");
-        let seconds =
-            timed(|| host.mprotect(&mut Nothing, CPU, pid, va, len, Prot::R).expect("a mapping"));
+        let seconds = timed(|| host.mprotect(&mut Nothing, CPU, pid, va, len, Prot::R).expect("a mapping"));
         host.exit(&mut Nothing, CPU, pid).expect("an exit");
         seconds
     });

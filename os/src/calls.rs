@@ -532,7 +532,8 @@ impl<M: TableMemory> Core<M> {
         parent: Option<crate::SpaceId>,
     ) -> Result<AddressSpace<paging::Virt, M>, Stop> {
         let &ProcessSpec { group, policy, thp, .. } = spec;
-        let begin = NewSpace { owner: Owner::Process(id), group, policy, thp, parent };
+        let levels = self.config.levels;
+        let begin = NewSpace { owner: Owner::Process(id), group, policy, thp, parent, levels };
         let mut space = self.new_space(cx.cpu, &begin, |tables, info| tables.process(info))?;
         if let Some(top) = spec.mmap_top {
             space.mmap_top = top.min(space.mmap_top) & !4095;

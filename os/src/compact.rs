@@ -124,6 +124,8 @@ impl<M: TableMemory> Kernel<M> {
                         self.core.follow_move(&mut vm.space, cx, addr, size, from, to)?;
                     }
                 }
+                // Shadow tables hold no frames: they follow the VM's.
+                User::Leaf(Owner::Shadow(_), _) => {}
                 User::Cache(id, page) => {
                     self.core.copy(cx, from, to, size);
                     let file = self.core.files.get_mut(id)?;

@@ -111,6 +111,9 @@ pub enum MmError {
     /// No such VM.
     #[error("no VM {}", .0.0)]
     NoVm(VmId),
+    /// A VM without shadow tables.
+    #[error("VM {} has no shadow tables: enable them first", .0.0)]
+    NoShadow(VmId),
     /// No such file.
     #[error("no file {}", .0.0)]
     NoFile(FileId),

@@ -113,6 +113,7 @@ pub(crate) struct NewSpace {
     pub policy: Policy,
     pub thp: Option<ThpMode>,
     pub parent: Option<SpaceId>,
+    pub levels: u8,
 }
 
 /// Numbers for address spaces.
@@ -208,11 +209,11 @@ impl<M: TableMemory> Core<M> {
         begin: &NewSpace,
         ops: impl FnOnce(&mut dyn Tables<M>, &SpaceInfo) -> Box<dyn TableOps<I, M>>,
     ) -> Result<AddressSpace<I, M>, Stop> {
-        let &NewSpace { owner, group, policy, thp, parent } = begin;
+        let &NewSpace { owner, group, policy, thp, parent, levels } = begin;
         let id = self.ids.take()?;
         let limit = self.groups.entry(group).or_default().limit;
         let ops = ops(&mut *self.tables, &SpaceInfo { space: id, owner, group, limit, parent });
-        let (levels, node) = (self.config.levels, policy.node(self.node(cpu), 0));
+        let node = policy.node(self.node(cpu), 0);
         let table = match self.env(cpu, |env| PageTable::new(ops, env, levels, node)) {
             Ok(table) => table,
             Err(e) => {
@@ -222,7 +223,7 @@ impl<M: TableMemory> Core<M> {
         };
         // The user half of a canonical address space; all of a VM's.
         let mmap_top = match owner {
-            Owner::Process(_) => (1 << (11 + 9 * u32::from(levels))) - 4096,
+            Owner::Process(_) | Owner::Shadow(_) => (1 << (11 + 9 * u32::from(levels))) - 4096,
             Owner::Vm(_) => table.end(),
         };
         Ok(AddressSpace {

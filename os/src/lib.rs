@@ -32,6 +32,7 @@ mod process;
 mod reclaim;
 mod remap;
 mod sched;
+pub mod shadow;
 mod space;
 mod stats;
 mod swap;

@@ -40,7 +40,7 @@ impl CpuState {
 }
 
 impl<M: TableMemory> Core<M> {
-    fn load<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
+    pub(crate) fn load<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
         let node = self.node(cx.cpu);
         let state = &mut self.cpus[cx.cpu.index()];
         let kind = space.owner.kind();

@@ -25,13 +25,15 @@ pub enum Owner {
     Process(ProcessId),
     /// A VM.
     Vm(VmId),
+    /// The shadow of a guest's page table, in a VM.
+    Shadow(VmId),
 }
 
 impl Owner {
     /// What its addresses are.
     pub const fn kind(self) -> SpaceKind {
         match self {
-            Owner::Process(_) => SpaceKind::Process,
+            Owner::Process(_) | Owner::Shadow(_) => SpaceKind::Process,
             Owner::Vm(_) => SpaceKind::Vm,
         }
     }

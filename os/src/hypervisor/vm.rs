@@ -153,7 +153,8 @@ impl<M: TableMemory> Kernel<M> {
         let mut cx = self.cx(hw, cpu)?;
         let id = VmId(self.vms.next());
         let VmSpec { group, policy, thp } = spec;
-        let begin = NewSpace { owner: Owner::Vm(id), group, policy, thp, parent: None };
+        let levels = self.core.config.levels;
+        let begin = NewSpace { owner: Owner::Vm(id), group, policy, thp, parent: None, levels };
         let mut attempts = 0;
         let space = loop {
             let space = self.core.new_space(cpu, &begin, |tables, info| tables.vm(info));
@@ -204,6 +205,9 @@ impl<M: TableMemory> Kernel<M> {
         cpu: CpuId,
         id: VmId,
     ) -> Result<(), MmError> {
+        if self.shadow(id).is_ok() {
+            self.disable_shadow(&mut *hw, cpu, id)?;
+        }
         let mut cx = self.cx(hw, cpu)?;
         self.on_vm(&mut cx, id, |core, vm, cx| core.empty(&mut vm.space, cx))?;
         let vm = self.vms.remove(id.0).ok_or(MmError::NoVm(id))?;

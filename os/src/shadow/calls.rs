@@ -1,0 +1,372 @@
+//! The hypervisor's side of shadow paging: what the exits of a VM call.
+
+use super::guest::GuestWalk;
+use super::map::{Root, ShadowMmu, Use};
+use super::{ShadowOutcome, TrapLog};
+use crate::error::{MmError, Stop};
+use crate::hardware::{Cost, ExitKind, Hardware, Invalidate};
+use crate::hypervisor::{Vm, VmId};
+use crate::kernel::{Core, Cx, Kernel, NewSpace};
+use crate::space::{AddressSpace, NotifyCx, Owner};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::any::Any;
+use paging::frames::{CpuId, NodeSet};
+use paging::{
+    Entry, Flags, Flush, Found, Gfn, Gpa, GuestPhys, Intent, MapError, PageSize, Reach, TableAt, TableMemory,
+    Va, Virt, Visibility,
+};
+
+/// Guest roots whose shadow tables are kept.
+const ROOTS: usize = 64;
+
+/// An access of a guest that its shadow table did not allow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShadowFault {
+    /// The guest's root that is loaded.
+    pub root: Gfn,
+    /// Its levels.
+    pub levels: u8,
+    /// The address.
+    pub va: Va,
+    /// The access.
+    pub intent: Intent,
+}
+
+impl<M: TableMemory> Kernel<M> {
+    /// The VM's guests run on shadow tables from now on. `log` is what the
+    /// guest's kernel writes its stores to, see [`super::TrappedTables`].
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`].
+    pub fn enable_shadow(&mut self, vm: VmId, log: Arc<TrapLog>) -> Result<(), MmError> {
+        let vm = self.vms.get_mut(vm.0).ok_or(MmError::NoVm(vm))?;
+        vm.space.notifier = Some(Box::new(ShadowMmu::<M>::new(log)));
+        Ok(())
+    }
+
+    /// The VM runs without shadow tables again; all of them are freed.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`]; [`MmError::BadRange`] if it had none.
+    pub fn disable_shadow(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+    ) -> Result<(), MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        while self.end_oldest(&mut cx, id)? {}
+        self.vms.get_mut(id.0).ok_or(MmError::NoVm(id))?.space.notifier = None;
+        Ok(())
+    }
+
+    /// The shadow tables of a VM.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`]; [`MmError::NoShadow`] if it has none.
+    pub fn shadow(&self, id: VmId) -> Result<&ShadowMmu<M>, MmError> {
+        let notifier: &dyn Any = self.vm(id)?.space.notifier.as_deref().ok_or(MmError::NoShadow(id))?;
+        notifier.downcast_ref().ok_or(MmError::NoShadow(id))
+    }
+
+    /// Runs `op` with the VM's shadow tables, which are not told of anything meanwhile.
+    fn with_shadow<R>(
+        &mut self,
+        id: VmId,
+        op: impl FnOnce(&mut Core<M>, &mut Vm<M>, &mut ShadowMmu<M>) -> R,
+    ) -> Result<R, MmError> {
+        let vm = self.vms.get_mut(id.0).ok_or(MmError::NoVm(id))?;
+        let mut notifier = vm.space.notifier.take().ok_or(MmError::NoShadow(id))?;
+        let any: &mut dyn Any = &mut *notifier;
+        let done = any.downcast_mut().map(|shadow| op(&mut self.core, vm, shadow));
+        vm.space.notifier = Some(notifier);
+        done.ok_or(MmError::NoShadow(id))
+    }
+
+    /// Takes note of the guest's stores to its tables; each was an exit. Everything
+    /// here that depends on the guest's tables does it first. Returns the stores.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`], [`MmError::NoShadow`].
+    pub fn shadow_sync(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+    ) -> Result<u64, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        let stores = self.with_shadow(id, |core, vm, shadow| {
+            let stores = core.with_notify(&mut cx, |cx| shadow.sync(cx));
+            vm.space.stats.exits += stores;
+            stores
+        })?;
+        for _ in 0..stores {
+            cx.hw.charge(cpu, Cost::Exit(ExitKind::TableWrite), &Default::default());
+        }
+        Ok(stores)
+    }
+
+    /// The guest loads `root` on `cpu`: its shadow table is loaded instead.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`], [`MmError::NoShadow`]; memory errors.
+    pub fn shadow_load(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+        root: Gfn,
+        levels: u8,
+    ) -> Result<(), MmError> {
+        self.shadow_sync(&mut *hw, cpu, id)?;
+        let mut cx = self.cx(hw, cpu)?;
+        self.vm_exit(&mut cx, id, ExitKind::RootLoad);
+        self.ensure_root(&mut cx, id, root, levels)?;
+        self.with_shadow(id, |core, _, shadow| {
+            if let Some(space) = shadow.use_root(root) {
+                core.load(space, &mut cx);
+            }
+        })
+    }
+
+    /// Answers a fault on a shadow table.
+    ///
+    /// # Errors
+    /// [`MmError::Segv`] if the guest's table leads to where no memory slot is; memory errors.
+    pub fn shadow_fault<G>(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+        guest: &G,
+        fault: &ShadowFault,
+    ) -> Result<ShadowOutcome, MmError>
+    where
+        G: TableMemory<Space = GuestPhys>,
+    {
+        self.shadow_sync(&mut *hw, cpu, id)?;
+        let mut cx = self.cx(hw, cpu)?;
+        self.vm_exit(&mut cx, id, ExitKind::ShadowFault);
+        let &ShadowFault { root, levels, va, intent } = fault;
+        let mut walk = match GuestWalk::new(guest, root, levels, va, intent) {
+            Ok(walk) => walk,
+            Err(fault) => return Ok(ShadowOutcome::Guest(fault)),
+        };
+        if intent.write && self.shadow(id)?.is_table(walk.frame) {
+            return Ok(ShadowOutcome::Emulate(walk.frame));
+        }
+        self.ensure_root(&mut cx, id, root, levels)?;
+        // The walker's accesses to the guest's tables set A there: stores to the VM's memory.
+        for step in walk.steps() {
+            self.back(&mut cx, id, step.slot.addr(), Intent::WRITE)?;
+        }
+        let host = self.back(&mut cx, id, walk.frame.base(), intent)?;
+        walk.mark(guest, intent.write);
+        let mut attempts = 0;
+        let size = loop {
+            let filled = self
+                .with_shadow(id, |core, _, shadow| core.fill_shadow(shadow, &mut cx, fault, &walk, &host))?;
+            match filled {
+                Ok(size) => break size,
+                Err(stop) => self.relieve(&mut cx, stop, &mut attempts)?,
+            }
+        };
+        self.core.charge(&mut cx, Cost::PageFault(crate::FaultKind::Anonymous));
+        Ok(ShadowOutcome::Mapped(size))
+    }
+
+    /// The guest invalidates translations of the tree at `root`. Its stores before
+    /// that have taken effect then.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`], [`MmError::NoShadow`].
+    pub fn shadow_invalidate(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+        root: Gfn,
+        what: Invalidate<'_>,
+    ) -> Result<(), MmError> {
+        self.shadow_sync(&mut *hw, cpu, id)?;
+        let mut cx = self.cx(hw, cpu)?;
+        self.vm_exit(&mut cx, id, ExitKind::Invalidate);
+        self.with_shadow(id, |core, _, shadow| {
+            if let Some(space) = shadow.use_root(root) {
+                core.invalidate(space, &mut cx, what, true, NodeSet::ALL, Reach::Space);
+            }
+        })
+    }
+
+    fn vm_exit(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId, kind: ExitKind) {
+        if let Some(vm) = self.vms.get_mut(id.0) {
+            vm.space.stats.exits += 1;
+        }
+        cx.hw.charge(cx.cpu, Cost::Exit(kind), &Default::default());
+    }
+
+    /// Where a guest-physical address is, mapped as `intent` needs it: the entry of the VM's own table.
+    fn back(
+        &mut self,
+        cx: &mut Cx<'_, M::Space>,
+        id: VmId,
+        gpa: Gpa,
+        intent: Intent,
+    ) -> Result<Found<M::Space>, MmError> {
+        self.on_vm(cx, id, |core, vm, cx| {
+            loop {
+                let found = core.lookup(&vm.space, cx.cpu, gpa);
+                let writable = !intent.write || found.entry.has(Flags::WRITABLE);
+                if found.entry.is_leaf(found.level) && writable {
+                    // The hypervisor's own accesses, and the guest's through the shadow table, are
+                    // what A and D of the VM's table would say.
+                    let used = if intent.write { Flags::ACCESSED | Flags::DIRTY } else { Flags::ACCESSED };
+                    if !found.entry.has(used) {
+                        let space = &mut vm.space;
+                        let set = core.env(cx.cpu, |env| {
+                            space.table.set_flags(env, gpa, used, Flags::NONE, Visibility::Private)
+                        });
+                        core.pay_owed(space, cx);
+                        set?;
+                    }
+                    return Ok(found);
+                }
+                core.fault(&mut vm.space, cx, gpa, intent)?;
+            }
+        })
+    }
+
+    /// Makes a shadow table for a guest root that has none.
+    fn ensure_root(
+        &mut self,
+        cx: &mut Cx<'_, M::Space>,
+        id: VmId,
+        guest: Gfn,
+        levels: u8,
+    ) -> Result<(), MmError> {
+        if self.shadow(id)?.table(guest).is_some() {
+            return Ok(());
+        }
+        if self.shadow(id)?.roots() >= ROOTS {
+            self.end_oldest(cx, id)?;
+        }
+        let vm = self.vm(id)?;
+        let (group, policy) = (vm.space.group, vm.space.policy);
+        let begin = NewSpace { owner: Owner::Shadow(id), group, policy, thp: None, parent: None, levels };
+        let mut attempts = 0;
+        let space = loop {
+            match self.core.new_space(cx.cpu, &begin, |tables, info| tables.shadow(info)) {
+                Ok(space) => break space,
+                Err(stop) => self.relieve(cx, stop, &mut attempts)?,
+            }
+        };
+        self.with_shadow(id, |_, _, shadow| shadow.add_root(Root { guest, space, used: 0 }))
+    }
+
+    /// Frees the shadow table that was not loaded for the longest time; whether there was one.
+    fn end_oldest(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId) -> Result<bool, MmError> {
+        self.with_shadow(id, |core, _, shadow| {
+            let Some(mut root) = shadow.take_oldest() else { return Ok(false) };
+            core.unload(&mut root.space, cx);
+            core.env(cx.cpu, |env| {
+                let mut flush = Flush::none();
+                let done = root.space.table.unmap_range(env, 0..root.space.table.end(), &mut flush);
+                debug_assert!(done.is_ok(), "shadow tables are nobody else's: {done:?}");
+                let released = flush.discharge(|_, _| {});
+                root.space.table.free_tables(env, &released);
+            });
+            core.end_space(root.space, cx)?;
+            Ok(true)
+        })?
+    }
+}
+
+impl<M: TableMemory> Core<M> {
+    fn with_notify<R>(&mut self, cx: &mut Cx<'_, M::Space>, op: impl FnOnce(&mut NotifyCx<'_, M>) -> R) -> R {
+        let (hw, cpu) = (&mut *cx.hw, cx.cpu);
+        self.env(cpu, |env| op(&mut NotifyCx { env: env.reborrow(), hw, cpu }))
+    }
+
+    /// Writes the leaf that guest and host agree on. Returns its size.
+    fn fill_shadow(
+        &mut self,
+        shadow: &mut ShadowMmu<M>,
+        cx: &mut Cx<'_, M::Space>,
+        fault: &ShadowFault,
+        walk: &GuestWalk,
+        host: &Found<M::Space>,
+    ) -> Result<PageSize, Stop> {
+        let &ShadowFault { root, va, intent, .. } = fault;
+        for step in walk.steps() {
+            let base = TableAt::<Virt>::covering(va, step.level).base.raw();
+            shadow.uses(step.slot.table, Use { root, level: step.level, base });
+        }
+        let host_size = host.size().unwrap_or_default();
+        let size = walk.size.min(host_size);
+        // The leaf's first frames in both spaces.
+        let gfn = Gfn::new(walk.frame.number() & !(size.frames() - 1));
+        let within = gfn.number() & (host_size.frames() - 1);
+        let frame = host.entry.leaf_frame::<M::Space>(host_size).offset(within);
+        // Stores are let through when the guest's D is set, so that the first is seen; never
+        // to a page that is one of its tables.
+        let tables = shadow.has_table(gfn, size.frames());
+        let write = walk.rights.write() && walk.dirty && host.entry.has(Flags::WRITABLE) && !tables;
+        let mut flags = Flags::PRESENT | Flags::ACCESSED;
+        for (allowed, flag) in [(walk.rights.user(), Flags::USER), (write, Flags::WRITABLE | Flags::DIRTY)] {
+            flags = if allowed { flags | flag } else { flags };
+        }
+        if !walk.rights.execute() {
+            flags = flags | Flags::NO_EXECUTE;
+        }
+        debug_assert!(!intent.write || write || tables, "the fault is answered: {fault:?}");
+        // A table page inside a block: mapped by small pages, so that the others stay writable.
+        let (size, frame, gfn) = match tables {
+            true => {
+                let at = walk.frame.number() - gfn.number();
+                (PageSize::Size4K, frame.offset(at), walk.frame)
+            }
+            false => (size, frame, gfn),
+        };
+        let Some(space) = shadow.use_root(root) else { return Ok(size) };
+        let addr = va.align_down(size);
+        let slot = loop {
+            match self.ensure(space, cx, addr, size.level(), Visibility::Private) {
+                Ok(slot) if self.mem.load(slot).is_table(size.level()) => {
+                    self.clear_shadow(space, cx, addr.raw()..addr.raw() + size.bytes())?;
+                }
+                Ok(slot) => break slot,
+                Err(MapError::HugeInTheWay(huge)) => {
+                    let base = addr.align_down(huge).raw();
+                    self.clear_shadow(space, cx, base..base + huge.bytes())?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        };
+        let entry = Entry::leaf(frame, size, flags);
+        let old = self.env(cx.cpu, |env| space.table.ops().take(env, slot, size.level()));
+        self.env(cx.cpu, |env| space.table.ops().write(env, slot, size.level(), entry));
+        if old.is_present() {
+            let mut flush = Flush::none();
+            flush.add(addr, size.bytes());
+            let _nothing_gone = self.shoot(space, cx, flush);
+        }
+        shadow.remember(root, gfn.number(), addr.page());
+        Ok(size)
+    }
+
+    fn clear_shadow(
+        &mut self,
+        space: &mut AddressSpace<Virt, M>,
+        cx: &mut Cx<'_, M::Space>,
+        range: core::ops::Range<u64>,
+    ) -> Result<(), Stop> {
+        let mut flush = Flush::none();
+        let done = self.env(cx.cpu, |env| space.table.unmap_range(env, range, &mut flush));
+        // Shadow leaves hold no references: what is gone needs no putting.
+        let mut released = self.shoot(space, cx, flush);
+        released.gone.clear();
+        self.release(space, cx.cpu, &released);
+        Ok(done?)
+    }
+}

@@ -1,0 +1,77 @@
+//! What the hypervisor reads of a guest's page table.
+
+use paging::{Entry, Fault, Flags, Gfn, GuestPhys, Intent, PageSize, Rights, Slot, TableMemory, Va, Why};
+
+/// An entry on the way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub slot: Slot<GuestPhys>,
+    pub level: u8,
+    pub entry: Entry,
+}
+
+/// Where a guest's table leads.
+#[derive(Debug)]
+pub(crate) struct GuestWalk {
+    steps: [Option<Step>; 5],
+    /// Of the leaf.
+    pub size: PageSize,
+    pub rights: Rights,
+    /// The frame of the 4 KiB page asked for.
+    pub frame: Gfn,
+    /// D is set in the leaf.
+    pub dirty: bool,
+}
+
+impl GuestWalk {
+    /// Walks as hardware would, with no bit set.
+    ///
+    /// # Errors
+    /// With the guest's own page fault.
+    pub(crate) fn new<G>(guest: &G, root: Gfn, levels: u8, va: Va, intent: Intent) -> Result<Self, Fault>
+    where
+        G: TableMemory<Space = GuestPhys>,
+    {
+        let mut steps = [None; 5];
+        let (mut table, mut level, mut rights) = (root, levels, Rights::ALL);
+        loop {
+            let slot = Slot::new(table, va.index(level));
+            let entry = guest.load(slot);
+            let fault = |why| Fault::Page { va, level, why };
+            if !entry.is_present() {
+                return Err(fault(Why::NotPresent));
+            }
+            rights = rights.under(entry);
+            steps[usize::from(level) - 1] = Some(Step { slot, level, entry });
+            if entry.is_table(level) {
+                table = entry.frame();
+                level -= 1;
+                continue;
+            }
+            let size = PageSize::from_level(level).ok_or(fault(Why::Reserved))?;
+            if !rights.allow(intent) {
+                return Err(fault(Why::Protection));
+            }
+            let frame = entry.leaf_frame::<GuestPhys>(size).offset(va.page_offset(size) >> 12);
+            return Ok(GuestWalk { steps, size, rights, frame, dirty: entry.has(Flags::DIRTY) });
+        }
+    }
+
+    /// The entries on the way, the root's first.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = Step> + '_ {
+        self.steps.iter().rev().flatten().copied()
+    }
+
+    /// Sets A on the way, and D in the leaf for a store, as hardware would.
+    pub(crate) fn mark<G>(&mut self, guest: &G, write: bool)
+    where
+        G: TableMemory<Space = GuestPhys>,
+    {
+        for step in self.steps() {
+            let leaf = !step.entry.is_table(step.level);
+            let dirty = if leaf && write { Flags::DIRTY } else { Flags::NONE };
+            guest.mark(step.slot, step.entry, Flags::ACCESSED | dirty);
+        }
+        self.dirty |= write;
+    }
+}

@@ -1,0 +1,372 @@
+//! Shadow paging: the shadow table says at every moment what guest and host
+//! tables say together, through random changes of both.
+
+mod common;
+
+use common::{Bare, Machine, System, config};
+use os::hypervisor::VmId;
+use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables};
+use os::{
+    Advice, Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, KernelConfig, MapRequest, ProcessId,
+    ProcessSpec, Prot, RootLoad, Shootdown, SingleTables, Slot, SpaceId, SpaceKind, ThpMode, VmSpec,
+};
+use paging::frames::{CpuId, Layout, NodeId, PoolConfig};
+use paging::{
+    Arena, Fault, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, Intent, Native, Nested, Translation, Va, Work,
+};
+use proptest::prelude::*;
+use std::sync::Arc;
+
+const CPU: CpuId = CpuId(0);
+const GUEST_FRAMES: u64 = 0x8000 + 16384;
+type Guest = Kernel<Arena<GuestPhys>>;
+
+/// The guest's machine: its hypervisor. Frames' contents are not looked at here.
+struct Virtual<'a> {
+    host: &'a mut System,
+    vm: VmId,
+    /// The roots that its processes have loaded, to know which tree a flush is of.
+    loaded: &'a mut Vec<(SpaceId, Gfn)>,
+    levels: u8,
+}
+
+impl Virtual<'_> {
+    /// The guest's store to a frame: the host must have memory behind it.
+    fn touch(&mut self, frame: Gfn, order: u8) {
+        for at in 0..1u64 << order {
+            let gpa: Gpa = frame.offset(at).base();
+            let s = &mut *self.host;
+            s.kernel.vm_fault(&mut s.machine, CPU, self.vm, gpa, Intent::WRITE).expect("memory");
+        }
+    }
+}
+
+impl Hardware<GuestPhys> for Virtual<'_> {
+    fn load_root(&mut self, cpu: CpuId, load: &RootLoad<GuestPhys>) {
+        if load.space == SpaceId::KERNEL {
+            return;
+        }
+        self.loaded.retain(|it| it.0 != load.space);
+        self.loaded.push((load.space, load.root));
+        let s = &mut *self.host;
+        s.kernel.shadow_load(&mut s.machine, cpu, self.vm, load.root, self.levels).expect("a shadow root");
+    }
+    fn shootdown(&mut self, from: CpuId, what: &Shootdown<'_>) {
+        assert_eq!(what.kind, SpaceKind::Process);
+        let s = &mut *self.host;
+        for &(_, root) in self.loaded.iter().filter(|it| it.0 == what.space) {
+            s.kernel.shadow_invalidate(&mut s.machine, from, self.vm, root, what.what).expect("a VM");
+        }
+    }
+    fn flush_space(&mut self, from: CpuId, space: SpaceId) {
+        for (_, root) in self.loaded.iter().filter(|it| it.0 == space) {
+            let s = &mut *self.host;
+            s.kernel.shadow_invalidate(&mut s.machine, from, self.vm, *root, Invalidate::All).expect("a VM");
+        }
+    }
+    fn zero(&mut self, _: CpuId, frame: Gfn, order: u8) {
+        self.touch(frame, order);
+    }
+    fn copy(&mut self, _: CpuId, _: Gfn, to: Gfn, order: u8) {
+        self.touch(to, order);
+    }
+    fn file_read(&mut self, _: CpuId, _: FileId, _: u64, frame: Gfn) {
+        self.touch(frame, 0);
+    }
+    fn file_write(&mut self, _: CpuId, _: FileId, _: u64, _: Gfn) {}
+    fn swap_out(&mut self, _: CpuId, _: Gfn, _: u64) {}
+    fn swap_in(&mut self, _: CpuId, _: u64, frame: Gfn) {
+        self.touch(frame, 0);
+    }
+    fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
+}
+
+struct World {
+    host: System,
+    guest: Guest,
+    vm: VmId,
+    log: Arc<TrapLog>,
+    loaded: Vec<(SpaceId, Gfn)>,
+    pids: Vec<ProcessId>,
+    va: Va,
+}
+
+const PAGES: u64 = 1024;
+
+impl World {
+    fn new(host: KernelConfig, guest: KernelConfig) -> Self {
+        let mut host = System::new(32768, host);
+        let slots = [Slot::new(Gfn::new(0), GUEST_FRAMES)];
+        let vm = host.kernel.create_vm(&mut host.machine, CPU, VmSpec::default(), &slots).expect("a VM");
+        let log = TrapLog::new(GUEST_FRAMES);
+        host.kernel.enable_shadow(vm, Arc::clone(&log)).expect("a VM");
+        let layout = Layout::of_ranges(std::slice::from_ref(&(0x8000..GUEST_FRAMES)));
+        let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
+        let mem = Arena::new(layout.end());
+        let tables = Box::new(TrappedTables::new(SingleTables::default(), Arc::clone(&log)));
+        let mut loaded = Vec::new();
+        let levels = guest.levels;
+        let mut hw = Virtual { host: &mut host, vm, loaded: &mut loaded, levels };
+        let guest = Kernel::new(guest, pool, mem, Box::new(FromBuddy), tables, &mut hw).expect("a guest");
+        let mut world = World { host, guest, vm, log, loaded, pids: Vec::new(), va: Va::new(1 << 30) };
+        world.begin();
+        world
+    }
+    fn guest<R>(&mut self, f: impl FnOnce(&mut Guest, &mut Virtual<'_>) -> R) -> R {
+        let levels = self.guest.config().levels;
+        let mut hw = Virtual { host: &mut self.host, vm: self.vm, loaded: &mut self.loaded, levels };
+        f(&mut self.guest, &mut hw)
+    }
+    fn begin(&mut self) {
+        let va = self.va;
+        let pid = self.guest(|guest, hw| {
+            let pid = guest.create_process(hw, CPU, ProcessSpec::default()).expect("a process");
+            let request = MapRequest::anonymous(PAGES << 12).at(va);
+            guest.mmap(hw, CPU, pid, &request).expect("room");
+            pid
+        });
+        self.pids.push(pid);
+    }
+
+    /// An access as hardware takes it: on the shadow table, with both kernels' faults.
+    fn access(&mut self, pid: ProcessId, va: Va, intent: Intent) -> Option<u64> {
+        self.guest(|guest, hw| guest.switch_to(hw, CPU, pid)).expect("a process");
+        let root = self.guest.process(pid).expect("alive").space().table().hardware_root(NodeId(0));
+        let levels = self.guest.config().levels;
+        for _ in 0..12 {
+            let load = self.host.machine.roots[&(CPU, SpaceKind::Process)];
+            let mem = self.host.kernel.mem();
+            let walk = Native { mem, root: load.root, levels: load.levels, frames: 1 << 30 };
+            match walk.walk(&mut Bare::default(), va, intent) {
+                Ok(leaf) => {
+                    // What guest and host say together.
+                    let vm = self.host.kernel.vm(self.vm).expect("a VM");
+                    let host = paging::HostDim {
+                        mem,
+                        root: vm.root(NodeId(0)),
+                        levels: vm.space().table().levels(),
+                        frames: 1 << 30,
+                    };
+                    let nested = Nested { guest: self.guest.mem(), root, levels, frames: GUEST_FRAMES, host };
+                    assert_eq!(nested.peek(va).map(|at| at.frame()), Some(leaf.frame));
+                    // (A dirty log protects the guest's tables too, which a nested walk would store to.)
+                    if let Ok(both) = nested.walk(&mut Bare::default(), va, intent) {
+                        assert_eq!((leaf.frame, leaf.rights.user()), (both.frame, both.rights.user()));
+                        assert!(!leaf.rights.write() || both.rights.write(), "the shadow allows more");
+                    }
+                    return Some(leaf.frame.number());
+                }
+                Err(Fault::Page { .. }) => {
+                    let fault = ShadowFault { root, levels, va, intent };
+                    let s = &mut self.host;
+                    let (vm, mem) = (self.vm, self.guest.mem());
+                    match s.kernel.shadow_fault(&mut s.machine, CPU, vm, mem, &fault).expect("an answer") {
+                        ShadowOutcome::Mapped(_) => {}
+                        ShadowOutcome::Guest(_) => {
+                            let done = self.guest(|guest, hw| guest.fault(hw, CPU, pid, va, intent));
+                            if done.is_err() {
+                                return None;
+                            }
+                        }
+                        ShadowOutcome::Emulate(gfn) => panic!("{va:?} is no table, yet {gfn:?}"),
+                    }
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        panic!("no progress at {va:?}");
+    }
+
+    /// Every leaf of every shadow table agrees with guest and host.
+    fn agree(&mut self) {
+        let s = &mut self.host;
+        s.kernel.shadow_sync(&mut s.machine, CPU, self.vm).expect("a VM");
+        for &pid in &self.pids {
+            let root = self.guest.process(pid).expect("alive").space().table().hardware_root(NodeId(0));
+            let shadow = s.kernel.shadow(self.vm).expect("shadow tables");
+            let Some(root_frame) = shadow.root(root, NodeId(0)) else { continue };
+            let mem = s.kernel.mem();
+            let levels = self.guest.config().levels;
+            let walk = Native { mem, root: root_frame, levels, frames: 1 << 30 };
+            let vm = s.kernel.vm(self.vm).expect("a VM");
+            let host = paging::HostDim {
+                mem,
+                root: vm.root(NodeId(0)),
+                levels: vm.space().table().levels(),
+                frames: 1 << 30,
+            };
+            let nested = Nested { guest: self.guest.mem(), root, levels, frames: GUEST_FRAMES, host };
+            for page in 0..PAGES {
+                let va = self.va.offset(page << 12);
+                if let Some(at) = walk.peek(va) {
+                    assert_eq!(nested.peek(va), Some(at), "{pid:?} {va:?}");
+                }
+            }
+        }
+    }
+
+    fn finish(mut self) {
+        self.agree();
+        let levels = self.guest.config().levels;
+        let mut hw = Virtual { host: &mut self.host, vm: self.vm, loaded: &mut self.loaded, levels };
+        let (pool, _) = self.guest.shutdown(&mut hw).expect("a shutdown");
+        pool.audit().expect("a sound pool");
+        let s = &mut self.host;
+        s.kernel.shadow_sync(&mut s.machine, CPU, self.vm).expect("a VM");
+        assert_eq!(
+            s.kernel.shadow(self.vm).expect("shadow tables").protected(),
+            0,
+            "protected pages are left"
+        );
+        self.host.shutdown();
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Touch { who: usize, page: u64, len: u64, write: bool },
+    Unmap { who: usize, page: u64, len: u64 },
+    Map { who: usize, page: u64, len: u64 },
+    Protect { who: usize, page: u64, len: u64, write: bool },
+    DontNeed { who: usize, page: u64, len: u64 },
+    Fork { who: usize },
+    Exit { who: usize },
+    GuestCollapse { who: usize },
+    HostReclaim { frames: u64 },
+    HostMigrate { node: u8 },
+    HostLog,
+    HostCompact,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let place =
+        (0..3usize, 0..PAGES, 1..64u64).prop_map(|(who, page, len)| (who, page, len.min(PAGES - page)));
+    prop_oneof![
+        8 => (place.clone(), any::<bool>())
+            .prop_map(|((who, page, len), write)| Action::Touch { who, page, len: len.min(16), write }),
+        2 => place.clone().prop_map(|(who, page, len)| Action::Unmap { who, page, len }),
+        2 => place.clone().prop_map(|(who, page, len)| Action::Map { who, page, len }),
+        2 => (place.clone(), any::<bool>())
+            .prop_map(|((who, page, len), write)| Action::Protect { who, page, len, write }),
+        1 => place.prop_map(|(who, page, len)| Action::DontNeed { who, page, len }),
+        2 => (0..3usize).prop_map(|who| Action::Fork { who }),
+        1 => (0..3usize).prop_map(|who| Action::Exit { who }),
+        1 => (0..3usize).prop_map(|who| Action::GuestCollapse { who }),
+        1 => (1..600u64).prop_map(|frames| Action::HostReclaim { frames }),
+        1 => (0..2u8).prop_map(|node| Action::HostMigrate { node }),
+        1 => Just(Action::HostLog),
+        1 => Just(Action::HostCompact),
+    ]
+}
+
+impl World {
+    fn run(&mut self, action: &Action) {
+        let pid = |world: &World, who: usize| world.pids[who % world.pids.len()];
+        let va = |world: &World, page: u64| world.va.offset(page << 12);
+        match *action {
+            Action::Touch { who, page, len, write } => {
+                let intent = if write { Intent::WRITE } else { Intent::READ };
+                for page in page..page + len {
+                    let _ = self.access(pid(self, who), va(self, page), intent);
+                }
+            }
+            Action::Unmap { who, page, len } => {
+                let (pid, va) = (pid(self, who), va(self, page));
+                self.guest(|guest, hw| guest.munmap(hw, CPU, pid, va, len << 12)).expect("a range");
+            }
+            Action::Map { who, page, len } => {
+                let (pid, va) = (pid(self, who), va(self, page));
+                let request = MapRequest::anonymous(len << 12).at(va);
+                self.guest(|guest, hw| guest.mmap(hw, CPU, pid, &request)).expect("a range");
+            }
+            Action::Protect { who, page, len, write } => {
+                let (pid, va) = (pid(self, who), va(self, page));
+                let prot = if write { Prot::RW } else { Prot::R };
+                let _ = self.guest(|guest, hw| guest.mprotect(hw, CPU, pid, va, len << 12, prot));
+            }
+            Action::DontNeed { who, page, len } => {
+                let (pid, va) = (pid(self, who), va(self, page));
+                let _ = self.guest(|guest, hw| guest.madvise(hw, CPU, pid, va, len << 12, Advice::DontNeed));
+            }
+            Action::Fork { who } if self.pids.len() < 3 => {
+                let parent = pid(self, who);
+                let child = self.guest(|guest, hw| guest.fork(hw, CPU, parent)).expect("a child");
+                self.pids.push(child);
+            }
+            Action::Fork { .. } => {}
+            Action::Exit { who } => {
+                let it = pid(self, who);
+                self.guest(|guest, hw| guest.exit(hw, CPU, it)).expect("an exit");
+                self.pids.retain(|&other| other != it);
+                if self.pids.is_empty() {
+                    self.begin();
+                }
+            }
+            Action::GuestCollapse { who } => {
+                let pid = pid(self, who);
+                self.guest(|guest, hw| guest.khugepaged(hw, CPU, pid, 4)).expect("a pass");
+            }
+            Action::HostReclaim { frames } => {
+                let s = &mut self.host;
+                s.kernel.reclaim(&mut s.machine, CPU, frames).expect("a CPU");
+            }
+            Action::HostMigrate { node } => {
+                let s = &mut self.host;
+                s.kernel
+                    .migrate_vm(&mut s.machine, CPU, self.vm, 0..u64::MAX, NodeId(node), 500)
+                    .expect("a VM");
+            }
+            Action::HostLog => {
+                let s = &mut self.host;
+                s.kernel.start_dirty_log(&mut s.machine, CPU, self.vm).expect("a VM");
+            }
+            Action::HostCompact => {
+                let s = &mut self.host;
+                s.kernel.compact(&mut s.machine, CPU, NodeId(0), 9).expect("a pass");
+            }
+        }
+    }
+}
+
+fn thp() -> impl Strategy<Value = ThpMode> {
+    prop_oneof![Just(ThpMode::Never), Just(ThpMode::Always)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn shadow_tables_follow_guest_and_host(
+        host_thp in thp(),
+        guest_thp in thp(),
+        zero_page in any::<bool>(),
+        actions in proptest::collection::vec(action(), 1..40),
+    ) {
+        let host = KernelConfig { thp: host_thp, zero_page, swap_slots: 100_000, ..config() };
+        let guest = KernelConfig { thp: guest_thp, zero_page, ..KernelConfig::new(vec![NodeId(0)]) };
+        let mut world = World::new(host, guest);
+        for action in &actions {
+            world.run(action);
+            world.agree();
+        }
+        world.finish();
+    }
+}
+
+#[test]
+fn each_store_to_a_shadowed_table_is_an_exit() {
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]));
+    let pid = world.pids[0];
+    let va = world.va;
+    world.access(pid, va, Intent::WRITE);
+    let count =
+        |machine: &Machine| machine.costs.iter().filter(|&&c| c == Cost::Exit(ExitKind::TableWrite)).count();
+    let before = (count(&world.host.machine), world.log.stores());
+    for page in 1..33 {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    // The leaf table is protected since the first page: one store a page.
+    assert_eq!(world.log.stores() - before.1, 32);
+    assert_eq!(count(&world.host.machine) - before.0, 32);
+    world.finish();
+}
