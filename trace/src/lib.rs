@@ -8,8 +8,13 @@
 //! delivers (addresses are canonical, threads exist), and answers a cut-off or
 //! corrupt file with an error that names the byte.
 
+mod archive;
 pub mod capture;
+mod champsim;
+mod compression;
+pub mod drmemtrace;
 mod error;
+mod gem5;
 mod input;
 mod open;
 mod options;
@@ -17,7 +22,10 @@ pub mod parquet;
 mod qemu16;
 mod roster;
 mod sniff;
+mod source;
+mod text;
 
 pub use open::{from_bytes, from_reader, open};
 pub use options::{Compression, Format, OpenOptions};
 pub use parquet::{About, ParquetWriter, Written};
+pub use source::{Facts, TraceSource};

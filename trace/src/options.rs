@@ -42,6 +42,24 @@ names! {
         Parquet = "parquet",
         /// 16-byte records of a QEMU plugin: `u64 va, u32 vcpu, u8 store, u8 log2 size, u16 flags`.
         Qemu16 = "qemu16",
+        /// `DynamoRIO`'s post-processed traces: a file, a zip of chunks, or a directory of them.
+        DrMemtrace = "drmemtrace",
+        /// `ChampSim`'s 64-byte instruction records.
+        ChampSim = "champsim",
+        /// `ChampSim`'s 96-byte records of the `CloudSuite` traces.
+        CloudSuite = "cloudsuite",
+        /// gem5's protobuf packets.
+        Gem5 = "gem5",
+        /// Valgrind lackey's `--trace-mem=yes` text.
+        Lackey = "lackey",
+        /// Dinero's `din` (`2 430d70`) and extended (`r 430d70 4`) text.
+        Dinero = "dinero",
+        /// Ramulator's text: CPU traces (`3 20734016`), DRAM traces (`0x1234 R`), loads and stores (`LD 0x1234`).
+        Ramulator = "ramulator",
+        /// `perf script` text: samples with addresses, or user page faults.
+        PerfScript = "perf-script",
+        /// `perf mem report -D` text.
+        PerfMem = "perf-mem",
     }
 }
 
@@ -56,6 +74,14 @@ names! {
         Xz = "xz",
         /// Zstandard.
         Zstd = "zstd",
+        /// bzip2.
+        Bzip2 = "bzip2",
+        /// LZ4 frames.
+        Lz4 = "lz4",
+        /// Snappy frames.
+        Snappy = "snappy",
+        /// The members of a zip archive.
+        Zip = "zip",
     }
 }
 
@@ -71,11 +97,13 @@ pub struct OpenOptions {
     /// Read what is whole of a Parquet file that lacks its end, as is done
     /// without being asked for one whose name ends in `.partial`.
     pub recover: bool,
+    /// The fields that `perf script -F` was given, where the text is not in perf's default form.
+    pub perf_fields: Option<String>,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { format: None, fetches: true, recover: false }
+        OpenOptions { format: None, fetches: true, recover: false, perf_fields: None }
     }
 }
 

@@ -5,7 +5,9 @@
 //! They hold no instruction counts: each access counts as one instruction.
 
 use crate::input::{Input, is_canonical};
+use crate::options::Format;
 use crate::roster::{self, Roster, TooMany};
+use crate::source::{Facts, TraceSource};
 use machine::input::{Access, BLOCK, Block, Kind, More, Setup, Source, SourceError};
 use paging::Va;
 
@@ -19,9 +21,33 @@ pub(crate) struct Qemu16 {
     roster: Roster,
 }
 
+/// Whether the whole records of `head` can be such: a store flag, a size of at
+/// most 64 bytes, flags that have a meaning.
+pub(crate) fn plausible(head: &[u8]) -> bool {
+    let mut records = head.chunks_exact(RECORD).peekable();
+    records.peek().is_some()
+        && records.all(|r| {
+            let va = u64::from_le_bytes(r[..8].try_into().expect("8 bytes"));
+            va != 0
+                && is_canonical(va)
+                && r[10..12] == [0, 0]
+                && r[12] <= 1
+                && r[13] <= 6
+                && r[14] <= 1
+                && r[15] == 0
+        })
+}
+
 impl Qemu16 {
     pub(crate) fn new(input: Input) -> Qemu16 {
-        Qemu16 { input, roster: Roster::default() }
+        Qemu16 { input: input.with_unit(RECORD), roster: Roster::default() }
+    }
+}
+
+impl TraceSource for Qemu16 {
+    fn facts(&self) -> Facts {
+        let notes = vec!["instructions are not counted: each access is one".to_owned()];
+        Facts { format: Format::Qemu16, compression: self.input.compression(), notes }
     }
 }
 

@@ -2,11 +2,15 @@
 
 use super::document::{events_from_json, setup_from_json};
 use super::footer;
-use super::schema::{COLUMNS, KEY_EVENTS_BEFORE, KEY_SETUP, KEY_VERSION, VERSION};
+use super::schema::{
+    COLUMNS, KEY_COMMAND, KEY_COMPLETE, KEY_EVENTS_BEFORE, KEY_SETUP, KEY_TOOL, KEY_VERSION, VERSION,
+};
 use super::store::Store;
 use crate::error::{CUT_OFF, Hint, error};
 use crate::input::is_canonical;
+use crate::options::{Compression, Format};
 use crate::roster;
+use crate::source::{Facts, TraceSource};
 use machine::input::{Access, BLOCK, Block, Event, Kind, More, Setup, Source, SourceError};
 use paging::Va;
 use parquet::basic::Type as Physical;
@@ -242,6 +246,21 @@ impl ParquetSource {
             }
         }
         Ok(())
+    }
+}
+
+impl TraceSource for ParquetSource {
+    fn facts(&self) -> Facts {
+        let mut notes: Vec<String> = [(KEY_COMMAND, "made by"), (KEY_TOOL, "written by")]
+            .iter()
+            .filter_map(|(key, what)| Some(format!("{what}: {}", self.key(key)?)))
+            .collect();
+        if self.key(KEY_COMPLETE) == Some("false") {
+            notes.push(
+                "writing it was interrupted: only what was seen until shortly before is there".to_owned(),
+            );
+        }
+        Facts { format: Format::Parquet, compression: Compression::None, notes }
     }
 }
 

@@ -1,0 +1,23 @@
+//! What a trace can tell beyond its accesses.
+
+use crate::options::{Compression, Format};
+use machine::input::Source;
+use serde::Serialize;
+
+/// A source that is a trace.
+pub trait TraceSource: Source + Send {
+    /// What is known of the trace so far: some notes come only with
+    /// [`Source::setup`] or while it is read.
+    fn facts(&self) -> Facts;
+}
+
+/// What kind of trace it is, and what to know before believing results from it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Facts {
+    /// The format.
+    pub format: Format,
+    /// How it is compressed.
+    pub compression: Compression,
+    /// What a user must know: addresses that are physical, accesses that a cache filtered.
+    pub notes: Vec<String>,
+}
