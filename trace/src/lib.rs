@@ -23,9 +23,12 @@ mod qemu16;
 mod roster;
 mod sniff;
 mod source;
+pub mod summary;
 mod text;
+mod write;
 
 pub use open::{from_bytes, from_reader, open};
 pub use options::{Compression, Format, OpenOptions};
 pub use parquet::{About, ParquetWriter, Written};
 pub use source::{Facts, TraceSource};
+pub use write::{TraceWriter, WRITABLE, WriteOptions, copy, create};

@@ -15,6 +15,7 @@ use crate::source::TraceSource;
 use crate::text::{Dinero, Lackey, PerfMem, PerfScript, Ramulator, Text};
 use bytes::Bytes;
 use machine::input::SourceError;
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
@@ -43,11 +44,15 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn TraceSource>, 
 /// As [`open`].
 pub fn from_bytes(
     name: &str,
-    bytes: &'static [u8],
+    bytes: impl Into<Cow<'static, [u8]>>,
     options: &OpenOptions,
 ) -> Result<Box<dyn TraceSource>, SourceError> {
-    if is_parquet(bytes, options) {
-        let store = Store::Bytes(Bytes::from_static(bytes));
+    let bytes = match bytes.into() {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => Bytes::from(bytes),
+    };
+    if is_parquet(&bytes, options) {
+        let store = Store::Bytes(bytes);
         return Ok(Box::new(ParquetSource::new(name.to_owned(), store, options.recover, options.fetches)?));
     }
     reader(seekable(name.to_owned(), Box::new(Cursor::new(bytes)))?, options)

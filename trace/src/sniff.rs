@@ -79,7 +79,7 @@ fn plausible(head: &[u8], layout: &Layout) -> bool {
 }
 
 /// The format that a file's name tells.
-fn by_name(name: &str) -> Option<Format> {
+pub(crate) fn by_name(name: &str) -> Option<Format> {
     let file = Path::new(name).file_name()?.to_str()?.to_ascii_lowercase();
     file.split(['.', '_', '-']).find_map(|part| match part {
         "qemu16" => Some(Format::Qemu16),

@@ -4,7 +4,7 @@ use crate::error::{Hint, error};
 use crate::input::Input;
 use crate::open;
 use machine::input::SourceError;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The inputs of a trace directory, in the order of their names.
 pub(crate) fn inputs(dir: &Path) -> Result<Vec<Input>, SourceError> {
@@ -33,7 +33,7 @@ pub(crate) fn inputs(dir: &Path) -> Result<Vec<Input>, SourceError> {
 
 /// Whether a file is a thread's or a core's part of a trace: the schedules and
 /// maps that lie beside are not.
-fn is_trace(path: &PathBuf) -> bool {
+fn is_trace(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.split('.').any(|part| part == "trace" || part == "memtrace")
 }

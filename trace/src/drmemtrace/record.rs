@@ -15,6 +15,7 @@ pub(crate) const INSTR_BUNDLE: u16 = 17;
 pub(crate) const FLUSH: u16 = 18;
 pub(crate) const FLUSH_LAST: u16 = 21;
 pub(crate) const THREAD: u16 = 22;
+pub(crate) const THREAD_EXIT: u16 = 23;
 pub(crate) const PID: u16 = 24;
 pub(crate) const HEADER: u16 = 25;
 pub(crate) const FOOTER: u16 = 26;
@@ -32,6 +33,7 @@ pub(crate) const INSTR_UNTAKEN_JUMP: u16 = 49;
 pub(crate) const INVALID: u16 = 50;
 
 pub(crate) const MARKER_TIMESTAMP: u16 = 2;
+pub(crate) const MARKER_CPU_ID: u16 = 3;
 pub(crate) const MARKER_FILETYPE: u16 = 9;
 pub(crate) const MARKER_CACHE_LINE_SIZE: u16 = 10;
 pub(crate) const MARKER_VERSION: u16 = 12;
@@ -40,6 +42,7 @@ pub(crate) const MARKER_VIRTUAL_ADDRESS: u16 = 17;
 pub(crate) const MARKER_PAGE_SIZE: u16 = 18;
 pub(crate) const MARKER_CHUNK_INSTR_COUNT: u16 = 20;
 pub(crate) const MARKER_CHUNK_FOOTER: u16 = 21;
+pub(crate) const MARKER_RECORD_ORDINAL: u16 = 22;
 
 pub(crate) const FILETYPE_FILTERED: u64 = 0x1;
 pub(crate) const FILETYPE_INSTR_ONLY: u64 = 0x4;

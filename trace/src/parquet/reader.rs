@@ -3,7 +3,7 @@
 use super::document::{events_from_json, setup_from_json};
 use super::footer;
 use super::schema::{
-    COLUMNS, KEY_COMMAND, KEY_COMPLETE, KEY_EVENTS_BEFORE, KEY_SETUP, KEY_TOOL, KEY_VERSION, VERSION,
+    COLUMNS, KEY_COMMAND, KEY_COMPLETE, KEY_CRC, KEY_EVENTS_BEFORE, KEY_SETUP, KEY_TOOL, KEY_VERSION, VERSION,
 };
 use super::store::Store;
 use crate::error::{CUT_OFF, Hint, error};
@@ -11,6 +11,7 @@ use crate::input::is_canonical;
 use crate::options::{Compression, Format};
 use crate::roster;
 use crate::source::{Facts, TraceSource};
+use flate2::Crc;
 use machine::input::{Access, BLOCK, Block, Event, Kind, More, Setup, Source, SourceError};
 use paging::Va;
 use parquet::basic::Type as Physical;
@@ -21,6 +22,7 @@ use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::Length;
 use parquet::file::serialized_reader::SerializedPageReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Rows decoded at a time: the columns of a batch stay in the L2 cache.
@@ -38,6 +40,8 @@ pub(crate) struct ParquetSource {
     threads: usize,
     next_group: usize,
     group: Option<Group>,
+    /// CRC-32 of the row groups, if they are told.
+    crcs: Vec<u32>,
     batch: Batch,
     before: Vec<Event>,
     skipped_insns: Vec<u32>,
@@ -127,6 +131,7 @@ impl ParquetSource {
             threads: 0,
             next_group: 0,
             group: None,
+            crcs: Vec::new(),
             batch: Batch::default(),
             before: Vec::new(),
             skipped_insns: Vec::new(),
@@ -148,6 +153,9 @@ impl ParquetSource {
         let place = |e: ParquetError| self.wrong(format_args!("row group {index}"), e);
         let rows_left = usize::try_from(meta.num_rows())
             .map_err(|_| self.wrong(format_args!("row group {index}"), "negative number of rows"))?;
+        if let Some(expected) = self.crcs.get(index) {
+            self.check_crc(meta, *expected).map_err(place)?;
+        }
         let open = |column: usize| self.columns[column].map(|at| (meta, at));
         let va = open(0).expect("checked when opened");
         let mut small = [const { None }; 5];
@@ -160,6 +168,30 @@ impl ParquetSource {
             .transpose()
             .map_err(place)?;
         Ok(Group { rows_left, va: Column::open(&self.store, va.0, va.1).map_err(place)?, small, events })
+    }
+
+    /// Compares the bytes of a row group with their checksum, before a decoder sees them.
+    fn check_crc(&self, meta: &RowGroupMetaData, expected: u32) -> ParquetResult<()> {
+        let mut range: Option<(u64, u64)> = None;
+        for column in meta.columns() {
+            let (start, end) = chunk_range(column, &self.store)?;
+            range = Some(range.map_or((start, end), |(s, e)| (s.min(start), e.max(end))));
+        }
+        let (start, end) = range.unwrap_or_default();
+        let mut crc = Crc::new();
+        let mut at = start;
+        while at < end {
+            let part = self.store.get(at, (end - at).min(1 << 20) as usize)?;
+            crc.update(&part);
+            at += part.len() as u64;
+        }
+        if crc.sum() != expected {
+            return Err(ParquetError::General(format!(
+                "bytes {start} to {end} are damaged: checksum {:08x}, not {expected:08x}",
+                crc.sum()
+            )));
+        }
+        Ok(())
     }
 
     /// Decodes the next rows; false at the end of the file.
@@ -288,6 +320,20 @@ impl Source for ParquetSource {
             Some(json) => events_from_json(json.as_bytes()).map_err(|e| key(KEY_EVENTS_BEFORE, e))?,
             None => Vec::new(),
         };
+        self.crcs = match self.key(KEY_CRC) {
+            Some(list) => {
+                let crcs =
+                    list.split(',').filter(|crc| !crc.is_empty()).map(|crc| u32::from_str_radix(crc, 16));
+                let crcs: Vec<u32> =
+                    crcs.collect::<Result<_, _>>().map_err(|e| key(KEY_CRC, e.to_string()))?;
+                if crcs.len() != self.footer.num_row_groups() {
+                    let groups = self.footer.num_row_groups();
+                    return Err(key(KEY_CRC, format!("{} checksums of {groups} row groups", crcs.len())));
+                }
+                crcs
+            }
+            None => Vec::new(),
+        };
         setup.name.clone_from(&self.name);
         let rows: i64 =
             self.footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add);
@@ -368,6 +414,25 @@ fn drop_fetches(accesses: &mut Vec<Access>, carried: &mut Vec<u32>) {
     });
 }
 
+/// Where a column chunk begins and ends, both within the file.
+fn chunk_range(meta: &ColumnChunkMetaData, store: &Store) -> ParquetResult<(u64, u64)> {
+    let start = meta.dictionary_page_offset().unwrap_or(meta.data_page_offset());
+    let (start, len) = (u64::try_from(start), u64::try_from(meta.compressed_size()));
+    match (start, len) {
+        (Ok(start), Ok(len)) if start.checked_add(len).is_some_and(|end| end <= store.len()) => {
+            Ok((start, start + len))
+        }
+        _ => Err(ParquetError::EOF(format!("column {} is not within the file", meta.column_path()))),
+    }
+}
+
+/// Calls the decoders of the library. On bytes that were forged to pass the
+/// checks before, some of them panic instead of returning an error.
+fn guarded<T>(decode: impl FnOnce() -> ParquetResult<T>) -> ParquetResult<T> {
+    catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(ParquetError::General("the decoder gave up on these bytes".to_owned())))
+}
+
 /// One column of a row group.
 struct Column<T: DataType> {
     reader: ColumnReaderImpl<T>,
@@ -380,18 +445,8 @@ struct Column<T: DataType> {
 impl<T: DataType> Column<T> {
     fn open(store: &Arc<Store>, group: &RowGroupMetaData, at: usize) -> ParquetResult<Column<T>> {
         let meta = group.column(at);
-        let start = meta.dictionary_page_offset().unwrap_or(meta.data_page_offset());
-        let end = start.checked_add(meta.compressed_size());
-        let inside =
-            start >= 0 && meta.compressed_size() >= 0 && end.is_some_and(|e| e as u64 <= store.len());
+        let (start, _) = chunk_range(meta, store)?;
         let name = meta.column_path();
-        if !inside {
-            return Err(ParquetError::EOF(format!(
-                "column {name} claims {} bytes at byte {start} of {}",
-                meta.compressed_size(),
-                store.len()
-            )));
-        }
         if meta.num_values() != group.num_rows() {
             return Err(ParquetError::General(format!(
                 "column {name} has {} values for {} rows",
@@ -403,15 +458,15 @@ impl<T: DataType> Column<T> {
         let pages = CheckedPages { inner: SerializedPageReader::new(store.clone(), meta, rows, None)?, rows };
         let descr = meta.column_descr_ptr();
         let optional = descr.max_def_level() > 0;
-        let reader = get_typed_column_reader(get_column_reader(descr, Box::new(pages)));
-        Ok(Column { reader, optional, levels: Vec::new(), byte: start as u64 })
+        let reader = guarded(|| Ok(get_typed_column_reader(get_column_reader(descr, Box::new(pages)))))?;
+        Ok(Column { reader, optional, levels: Vec::new(), byte: start })
     }
 
     /// Appends `rows` values to `out`.
     fn read(&mut self, rows: usize, out: &mut Vec<T::T>) -> ParquetResult<()> {
         self.levels.clear();
         let levels = self.optional.then_some(&mut self.levels);
-        let (records, values, _) = self.reader.read_records(rows, levels, None, out)?;
+        let (records, values, _) = guarded(|| self.reader.read_records(rows, levels, None, out))?;
         if records != rows || values != rows {
             return Err(ParquetError::EOF(format!("{values} values where {rows} rows are announced")));
         }
@@ -425,7 +480,7 @@ impl Column<ByteArrayType> {
         self.levels.clear();
         let mut values: Vec<ByteArray> = Vec::new();
         let levels = self.optional.then_some(&mut self.levels);
-        let (records, present, _) = self.reader.read_records(rows, levels, None, &mut values)?;
+        let (records, present, _) = guarded(|| self.reader.read_records(rows, levels, None, &mut values))?;
         if records != rows || present != values.len() {
             return Err(ParquetError::EOF(format!("{records} values where {rows} rows are announced")));
         }

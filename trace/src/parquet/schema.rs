@@ -13,6 +13,7 @@ pub(crate) const KEY_EVENTS_BEFORE: &str = "pagewalk.events_before";
 pub(crate) const KEY_ACCESSES: &str = "pagewalk.accesses";
 pub(crate) const KEY_COMMAND: &str = "pagewalk.command";
 pub(crate) const KEY_TOOL: &str = "pagewalk.tool";
+pub(crate) const KEY_CRC: &str = "pagewalk.crc32";
 pub(crate) const KEY_COMPLETE: &str = "pagewalk.complete";
 
 /// The columns, in their order in the file.

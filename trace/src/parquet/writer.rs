@@ -3,6 +3,7 @@
 use super::document::{events_to_json, setup_to_json};
 use super::schema::{self, COLUMNS};
 use crate::error::{Hint, error};
+use flate2::Crc;
 use machine::input::{Access, Block, Event, Setup, SourceError};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type};
@@ -12,6 +13,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPrope
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::ColumnPath;
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,6 +46,23 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// The file, and the CRC-32 of what went into it since it was last asked for.
+struct Sink {
+    file: File,
+    crc: Crc,
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.crc.update(&bytes[..n]);
+        Ok(n)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// Writes a trace in Pagewalk's own format.
 pub struct ParquetWriter {
     path: PathBuf,
@@ -51,7 +70,9 @@ pub struct ParquetWriter {
     about: About,
     setup: String,
     before: Vec<Event>,
-    file: SerializedFileWriter<File>,
+    file: SerializedFileWriter<Sink>,
+    /// CRC-32 of the bytes of each row group.
+    crcs: Vec<u32>,
     columns: Columns,
     /// Rows in closed row groups.
     rows: u64,
@@ -94,7 +115,8 @@ impl ParquetWriter {
         let file = File::create(&partial).map_err(|e| {
             error(&name, format_args!("cannot be made: {e}")).hint("choose another place with -o")
         })?;
-        let file = SerializedFileWriter::new(file, schema::schema(), properties())
+        let sink = Sink { file, crc: Crc::new() };
+        let file = SerializedFileWriter::new(sink, schema::schema(), properties())
             .map_err(|e| error(&name, format_args!("cannot be written: {e}")))?;
         Ok(ParquetWriter {
             path: path.to_owned(),
@@ -103,6 +125,7 @@ impl ParquetWriter {
             setup: setup_to_json(setup),
             before: Vec::new(),
             file,
+            crcs: Vec::new(),
             columns: Columns::default(),
             rows: 0,
             last_footer: Footer::default(),
@@ -135,6 +158,9 @@ impl ParquetWriter {
         if rows == 0 {
             return Ok(());
         }
+        // What is buffered belongs to what came before.
+        self.file.flush()?;
+        self.file.inner_mut().crc.reset();
         let mut group = self.file.next_row_group()?;
         put::<Int64Type>(&mut group, &self.columns.va, None)?;
         for column in &self.columns.small {
@@ -153,6 +179,7 @@ impl ParquetWriter {
         self.columns.va.clear();
         self.columns.small.iter_mut().for_each(Vec::clear);
         self.file.flush()?;
+        self.crcs.push(self.file.inner().crc.sum());
         Ok(())
     }
 
@@ -183,6 +210,10 @@ impl ParquetWriter {
             pair(schema::KEY_COMPLETE, complete.to_string()),
             pair(schema::KEY_ACCESSES, self.rows.to_string()),
             pair(schema::KEY_SETUP, self.setup.clone()),
+            pair(
+                schema::KEY_CRC,
+                self.crcs.iter().map(|crc| format!("{crc:08x}")).collect::<Vec<_>>().join(","),
+            ),
         ];
         if let Some(command) = &self.about.command {
             keys.push(pair(schema::KEY_COMMAND, command.clone()));
@@ -241,7 +272,7 @@ impl Columns {
 
 /// Writes the next column of a row group.
 fn put<T: DataType>(
-    group: &mut SerializedRowGroupWriter<'_, File>,
+    group: &mut SerializedRowGroupWriter<'_, Sink>,
     values: &[T::T],
     levels: Option<&[i16]>,
 ) -> ParquetResult<()> {

@@ -2,7 +2,7 @@
 //! `exceptions:page_fault_user`; and `perf mem report -D`.
 //!
 //! `perf script -F` chooses columns but not their order, which is perf's own:
-//! comm, pid/tid, cpu, time, period, event, addr, data_src; what follows is not
+//! comm, pid/tid, cpu, time, period, event, addr, `data_src`; what follows is not
 //! looked at. Without a list of fields each line must hold a page fault.
 
 use super::number::{decimal, fields, hex, shown};
@@ -90,16 +90,21 @@ fn default_thread(line: &[u8]) -> Option<(u64, u64)> {
 
 /// Takes the columns of a line in turn.
 fn sample(line: &[u8], wanted: &Fields) -> Option<((u64, u64), u64, Kind)> {
-    let mut rest = fields(line).peekable();
+    let has_thread = wanted.pid || wanted.tid;
+    let mut rest = fields(line);
     if wanted.comm {
-        // A name may have blanks: it ends where a thread or the cpu begins.
-        rest.next()?;
-        while !rest.peek().is_some_and(|f| thread(f).is_some() || f.starts_with(b"[")) {
-            rest.next()?;
-        }
+        // A name may have blanks and numbers in it: count back from what follows.
+        let is_next = |field: &[u8]| match (wanted.cpu, wanted.time) {
+            (true, _) => field.starts_with(b"["),
+            (_, true) => field.ends_with(b":"),
+            _ => thread(field).is_some(),
+        };
+        let behind = fields(line).position(is_next)?;
+        let back = usize::from(has_thread && (wanted.cpu || wanted.time));
+        rest.nth(behind.checked_sub(back)?.checked_sub(1)?)?;
     }
     let mut who = (0, 0);
-    if wanted.pid || wanted.tid {
+    if has_thread {
         who = thread(rest.next()?)?;
     }
     if wanted.cpu {

@@ -1,6 +1,8 @@
 //! What the tests share: samples, where they are, and whole traces in memory.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod fixtures;
+
 use machine::input::{Access, Block, Event, More, Setup, Source, SourceError};
 use std::path::PathBuf;
 
