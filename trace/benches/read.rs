@@ -5,7 +5,7 @@
 //! `../shared/samples` where that exists, else one of our own making; formats
 //! that need instructions get one for each access.
 
-use machine::input::{Access, Block, Kind, More, Setup, Source, ThreadSetup};
+use machine::input::{Access, Block, Kind, More, Setup, ThreadSetup};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use trace::{Format, OpenOptions, WriteOptions, create};
