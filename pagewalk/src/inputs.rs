@@ -9,7 +9,7 @@ use machine::profile::Profile;
 use std::path::Path;
 
 /// The built-in trace: a real program's accesses, see `data/README.md`.
-static BUILTIN: &[u8] = &[];
+static BUILTIN: &[u8] = include_bytes!("../../data/redis-mget.parquet");
 
 /// Accesses of a generator that are counted, and those that warm up, if nothing was said.
 const GENERATED: u64 = 10_000_000;

@@ -47,8 +47,10 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
             row(name, &|o| number(get(&o.walks.total) as f64 / o.walks.completed.max(1) as f64));
         }
     }
-    row("page faults", &|o| thousands(o.software.page_faults));
-    row("exits to the hypervisor", &|o| thousands(o.software.exits));
+    row("page faults, counted", &|o| thousands(o.software.page_faults));
+    row("  since the start", &|o| thousands(o.software.page_faults_in_all));
+    row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));
+    row("  since the start", &|o| thousands(o.software.exits_in_all));
     row("page tables", &|o| bytes(o.tables.total()));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
