@@ -16,6 +16,7 @@ use os::{
 };
 use paging::frames::{CpuId, MAX_NODES};
 use paging::{Arena, AsidVmid, Gfn, GuestPhys, Hfn, HostPhys, Intent, Work};
+use std::collections::HashMap;
 
 /// What software takes, in cycles; from the machine's profile. Devices take no
 /// time: what a disk costs is not translation's.
@@ -251,6 +252,17 @@ pub struct GuestHardware<'a> {
     pub vm: VmId,
     /// The VM's index, from 1.
     pub index: u16,
+    /// Under shadow paging: the guest's root of each of its address spaces.
+    pub shadowed: Option<&'a mut HashMap<SpaceId, GuestRoot>>,
+}
+
+/// A root that a guest's kernel loads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestRoot {
+    /// Its frame.
+    pub root: Gfn,
+    /// Levels of the table.
+    pub levels: u8,
 }
 
 impl GuestHardware<'_> {
@@ -266,6 +278,14 @@ impl GuestHardware<'_> {
         self.host.host_frame(self.vm, frame).ok().flatten()
     }
 
+    /// The guest invalidates translations of one of its spaces: an exit.
+    fn invalidate_shadow(&mut self, cpu: CpuId, space: SpaceId, what: Invalidate<'_>) {
+        let Some(root) = self.shadowed.as_ref().and_then(|roots| roots.get(&space)).copied() else { return };
+        let mut hardware = HostHardware(self.shared.reborrow());
+        // It fails only for a VM without shadow tables, which this one has.
+        let _ = self.host.shadow_invalidate(&mut hardware, cpu, self.vm, root.root, what);
+    }
+
     fn each(&mut self, cpu: CpuId, frame: Gfn, order: u8, mut f: impl FnMut(&mut Self, Hfn, u64)) {
         for i in 0..1u64 << order {
             if let Some(hfn) = self.back(cpu, frame.offset(i)) {
@@ -277,12 +297,30 @@ impl GuestHardware<'_> {
 
 impl Hardware<GuestPhys> for GuestHardware<'_> {
     fn load_root(&mut self, cpu: CpuId, load: &RootLoad<GuestPhys>) {
+        if let Some(roots) = &mut self.shadowed {
+            // An exit: the hypervisor loads the shadow table in its place.
+            let loaded = GuestRoot { root: load.root, levels: load.levels };
+            roots.insert(load.space, loaded);
+            let mut hardware = HostHardware(self.shared.reborrow());
+            // Without memory for a root the walk that follows finds none and
+            // asks again; that is where the failure is reported.
+            let _ = self.host.shadow_load(&mut hardware, cpu, self.vm, loaded.root, loaded.levels);
+            return;
+        }
         self.shared.load(cpu, self.index, load.space, load.kind, load.evicted);
     }
     fn shootdown(&mut self, from: CpuId, what: &Shootdown<'_>) {
-        self.shared.shootdown(from, self.index, what);
+        if self.shadowed.is_some() {
+            self.invalidate_shadow(from, what.space, what.what);
+        } else {
+            self.shared.shootdown(from, self.index, what);
+        }
     }
     fn flush_space(&mut self, cpu: CpuId, space: SpaceId) {
+        if self.shadowed.is_some() {
+            self.invalidate_shadow(cpu, space, Invalidate::All);
+            return;
+        }
         self.shared.machine.cores[cpu.index()].forget_space(tlb_space(self.index, space));
     }
     fn zero(&mut self, cpu: CpuId, frame: Gfn, order: u8) {

@@ -5,7 +5,7 @@
 //! a fault comes back; the kernel whose fault it is mends its tables; the core
 //! goes on.
 
-use crate::hardware::{Costs, GuestHardware, HostHardware, Shared};
+use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared};
 use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::TableBytes;
 use crate::system::{Pages, Placement, Side, System};
@@ -18,14 +18,15 @@ use machine::input::{
 use machine::profile::Profile;
 use machine::timing::TICKS;
 use machine::uncore::Uncore;
+use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables};
 use os::{
     Advice, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, Policy, ProcessId, ProcessSpec,
-    Prot, SingleTables, Slot, SpaceId, Stats, ThpMode, VmId, VmSpec,
+    Prot, SingleTables, Slot, SpaceId, Stats, Tables, ThpMode, VmId, VmSpec,
 };
 use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
 use paging::{
     Arena, AsidVmid, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
-    Nested, NodeId, PageSize, PhysSpace, TableMemory, Translation, Va,
+    Nested, NodeId, PageSize, PhysSpace, Shadow, TableMemory, Translation, Va,
 };
 use std::collections::HashMap;
 
@@ -75,6 +76,12 @@ pub enum WorldError {
     /// The oracle found an access that saw what it must not see.
     #[error("the oracle found a mismatch: {0}")]
     Mismatch(Mismatch),
+    /// The hypervisor could not keep a shadow table: its memory is exhausted.
+    #[error("there is no shadow table for process {process}: the host has no memory left for one")]
+    NoShadowTable {
+        /// The process.
+        process: u16,
+    },
     /// The input named a thread or process that does not exist.
     #[error("the input names {kind} {index}, and there are {count}")]
     Unknown {
@@ -93,6 +100,8 @@ struct Guest {
     kernel: Kernel<Arena<GuestPhys>>,
     vm: VmId,
     files: Files,
+    /// Under shadow paging: the guest's roots by address space.
+    shadowed: Option<HashMap<SpaceId, GuestRoot>>,
 }
 
 /// Files of one kernel, by name.
@@ -255,6 +264,7 @@ macro_rules! on_kernel {
                     host: &mut $world.host,
                     vm: guest.vm,
                     index: 1,
+                    shadowed: guest.shadowed.as_mut(),
                 };
                 let ($kernel, $hw) = (&mut guest.kernel, &mut hardware as &mut dyn Hardware<GuestPhys>);
                 $call
@@ -348,6 +358,16 @@ impl World {
                 host.enter_vm(&mut hardware, CpuId(cpu as u16), vm).map_err(failed("entering the VM"))?;
             }
             let side = plan.system.kernel;
+            let single = SingleTables { fixed: side.tables_on.map(NodeId) };
+            let shadow = plan.system.translation == Way::Shadow;
+            let mut shadowed = shadow.then(HashMap::new);
+            let tables: Box<dyn Tables<Arena<GuestPhys>>> = if shadow {
+                let log = TrapLog::new(memory.end());
+                host.enable_shadow(vm, log.clone()).map_err(failed("shadow paging"))?;
+                Box::new(TrappedTables::new(single, log))
+            } else {
+                Box::new(single)
+            };
             let guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
             let mut hardware = GuestHardware {
                 shared: Shared {
@@ -362,17 +382,18 @@ impl World {
                 host: &mut host,
                 vm,
                 index: 1,
+                shadowed: shadowed.as_mut(),
             };
             let kernel = Kernel::new(
                 config(&side, vec![NodeId(0); cpus.len()]),
                 guest_pool,
                 Arena::new(memory.end()),
                 Box::new(FromBuddy),
-                Box::new(SingleTables { fixed: side.tables_on.map(NodeId) }),
+                tables,
                 &mut hardware,
             )
             .map_err(failed("the guest's kernel"))?;
-            guest = Some(Guest { kernel, vm, files: Files::default() });
+            guest = Some(Guest { kernel, vm, files: Files::default(), shadowed });
         }
         let running = vec![None; cpus.len()];
         let mut world = World {
@@ -643,6 +664,18 @@ impl World {
                 let walk = Native { mem: self.host.mem(), root, levels: table.levels(), frames };
                 job.on(core, uncore, &walk)
             }
+            Some(guest) if guest.shadowed.is_some() => {
+                let root =
+                    guest.kernel.process(pid).map_err(failed)?.space().table().hardware_root(NodeId(0));
+                let shadow = self.host.shadow(guest.vm).map_err(failed)?;
+                let Some(table) = shadow.table(root).map(|space| space.table()) else {
+                    return Err(WorldError::NoShadowTable { process: thread.process });
+                };
+                let root = table.hardware_root(core.node());
+                let walk: Shadow<'_, _> =
+                    Native { mem: self.host.mem(), root, levels: table.levels(), frames };
+                job.on(core, uncore, &walk)
+            }
             Some(guest) => {
                 let table = guest.kernel.process(pid).map_err(failed)?.space().table();
                 let nested = self.host.vm(guest.vm).map_err(failed)?.space().table();
@@ -696,6 +729,9 @@ impl World {
         match fault {
             Fault::Page { va, .. } => {
                 let process = self.process(thread.process)?;
+                if self.shadow_fault(thread, va, intent)? {
+                    return Ok(());
+                }
                 let done =
                     on_kernel!(self, |kernel, hw, _files| kernel.fault(hw, cpu, process.pid, va, intent));
                 match done {
@@ -719,6 +755,29 @@ impl World {
                 Err(WorldError::Stuck { va: access.va.raw(), process: thread.process, tries: 1, fault })
             }
         }
+    }
+
+    /// Has the hypervisor answer a fault on a shadow table; whether it could. If
+    /// not, the fault is the guest's own.
+    fn shadow_fault(&mut self, thread: Thread, va: Va, intent: Intent) -> Result<bool, WorldError> {
+        let pid = self.process(thread.process)?.pid;
+        let failed = |error| WorldError::Kernel { what: format!("shadow fault at {:#x}", va.raw()), error };
+        let Some(guest) = self.guest.as_ref().filter(|guest| guest.shadowed.is_some()) else {
+            return Ok(false);
+        };
+        let table = guest.kernel.process(pid).map_err(failed)?.space().table();
+        let fault = ShadowFault { root: table.hardware_root(NodeId(0)), levels: table.levels(), va, intent };
+        let mut hardware = HostHardware(shared!(self, &self.host_files.names));
+        let outcome = self
+            .host
+            .shadow_fault(&mut hardware, thread.cpu, guest.vm, guest.kernel.mem(), &fault)
+            .map_err(failed)?;
+        Ok(match outcome {
+            ShadowOutcome::Mapped(_) => true,
+            // A process maps no page tables of its kernel; the guest's kernel
+            // finds out what the access was.
+            ShadowOutcome::Guest(_) | ShadowOutcome::Emulate(_) => false,
+        })
     }
 
     /// A trace that does not say what was mapped touched `va`: 2 MiB around it,
@@ -886,7 +945,8 @@ impl World {
             None => of(&self.host),
             Some(guest) => of(&guest.kernel),
         };
-        TableBytes { processes, vms, shadow: 0 }
+        let shadow = self.guest.as_ref().and_then(|guest| self.host.shadow(guest.vm).ok());
+        TableBytes { processes, vms, shadow: shadow.map_or(0, |s| s.table_pages() * 4096) }
     }
 
     /// Frames that the host has given out.
