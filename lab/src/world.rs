@@ -8,7 +8,7 @@
 use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared};
 use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::TableBytes;
-use crate::system::{Pages, Placement, Side, System};
+use crate::system::{Pages, Placement, Side, System, Translation as Way};
 use machine::Machine;
 use machine::core::{Core, Observer, Stop, Unobserved};
 use machine::explain::Explained;
