@@ -12,7 +12,8 @@ use os::{
 };
 use paging::frames::{CpuId, Layout, NodeId, PoolConfig};
 use paging::{
-    Arena, Fault, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, Intent, Native, Nested, Translation, Va, Work,
+    Arena, Entry, Fault, Flags, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, Intent, Native, Nested, PageSize,
+    TableMemory, Translation, Va, Work,
 };
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -369,4 +370,35 @@ fn each_store_to_a_shadowed_table_is_an_exit() {
     assert_eq!(world.log.stores() - before.1, 32);
     assert_eq!(count(&world.host.machine) - before.0, 32);
     world.finish();
+}
+
+#[test]
+fn a_guest_that_maps_its_own_table_cannot_store_to_it_unseen() {
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]));
+    let (pid, va) = (world.pids[0], world.va);
+    world.access(pid, va, Intent::WRITE);
+    // A hostile guest: the entry after that page's maps the leaf table itself, writable.
+    let root = world.guest.process(pid).expect("alive").space().table().hardware_root(NodeId(0));
+    let mut table = root;
+    for level in [4, 3, 2] {
+        table = world.guest.mem().load(paging::Slot::new(table, va.index(level))).frame();
+    }
+    let evil = va.offset(4096);
+    let flags = Flags::WRITABLE | Flags::USER;
+    let entry = Entry::leaf(table, PageSize::Size4K, flags);
+    world.guest.mem().store(paging::Slot::new(table, evil.index(1)), entry);
+    let fault = |intent| ShadowFault { root, levels: 4, va: evil, intent };
+    let s = &mut world.host;
+    let mem = world.guest.mem();
+    let outcome = s.kernel.shadow_fault(&mut s.machine, CPU, world.vm, mem, &fault(Intent::WRITE));
+    assert_eq!(outcome, Ok(ShadowOutcome::Emulate(table)));
+    let outcome = s.kernel.shadow_fault(&mut s.machine, CPU, world.vm, mem, &fault(Intent::READ));
+    assert_eq!(outcome, Ok(ShadowOutcome::Mapped(PageSize::Size4K)));
+    let load = s.machine.roots[&(CPU, SpaceKind::Process)];
+    let walk = Native { mem: s.kernel.mem(), root: load.root, levels: 4, frames: 1 << 30 };
+    let leaf = walk.walk(&mut Bare::default(), evil, Intent::READ).expect("it is mapped");
+    assert!(!leaf.rights.write());
+    // The entry goes again, so that the guest's own teardown is about its own pages.
+    mem.store(paging::Slot::new(table, evil.index(1)), Entry::EMPTY);
+    s.kernel.shadow_invalidate(&mut s.machine, CPU, world.vm, root, Invalidate::All).expect("a VM");
 }

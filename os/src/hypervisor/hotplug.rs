@@ -41,7 +41,8 @@ where
     /// contiguous range at `at`. Returns its frames: whole pageblocks, up to `frames`.
     ///
     /// # Errors
-    /// [`MmError::BadRange`] if `at` is taken; [`MmError::Hotplug`]; memory errors.
+    /// [`MmError::BadRange`] if `at` is taken; [`MmError::Hotplug`]; memory errors. The guest
+    /// then has its memory back.
     pub fn self_balloon(&mut self, node: NodeId, frames: u64, at: Gfn) -> Result<u64, MmError> {
         let pinned = self.guest.inflate_balloon(node, frames / PAGEBLOCK * PAGEBLOCK);
         let whole = pinned.len() as u64 / PAGEBLOCK * PAGEBLOCK;
@@ -50,9 +51,19 @@ where
             return Ok(0);
         }
         self.host.take_ballooned(self.host_hw, self.cpu, self.vm, &pinned[..whole as usize])?;
-        self.host.add_slot(self.host_hw, self.cpu, self.vm, Slot::new(at, whole))?;
-        self.guest.add_memory(node, at, whole)?;
-        Ok(whole)
+        let added = self.host.add_slot(self.host_hw, self.cpu, self.vm, Slot::new(at, whole));
+        let plugged = added.and_then(|slot| {
+            let plugged = self.guest.add_memory(node, at, whole);
+            if plugged.is_err() {
+                self.host.remove_slot(self.host_hw, self.cpu, self.vm, slot)?;
+            }
+            plugged
+        });
+        if plugged.is_err() {
+            // The frames pinned last: the host backs them again when they are used.
+            self.guest.deflate_balloon(whole);
+        }
+        plugged.map(|()| whole)
     }
 
     /// Moves a memory slot in guest-physical space: the guest unplugs it, and plugs as much in

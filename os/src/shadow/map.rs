@@ -291,9 +291,9 @@ impl<M: TableMemory> MmuNotifier<GuestPhys, M> for ShadowMmu<M> {
         };
         for range in ranges {
             let (start, end) = (range.start >> 12, (range.start + range.len) >> 12);
-            // A larger shadow leaf over the first page is known by its own first frame.
-            let huge = [PageSize::Size1G, PageSize::Size2M].map(|size| start & !(size.frames() - 1));
-            for gfn in huge.into_iter().filter(|&first| first != start).chain(start..end) {
+            // The range is of whole host leaves, and no shadow leaf is larger than the host's
+            // that it comes from: its first frame is in the range.
+            for gfn in start..end {
                 for place in self.forget(gfn) {
                     let page = place.page << 12;
                     self.drop_range(cx, usize::from(place.root), page..page + 4096);
