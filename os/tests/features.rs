@@ -487,7 +487,7 @@ fn an_area_grows_in_place_shrinks_and_moves() {
     let at = Va::new(1 << 30);
     map(&mut s, pid, &MapRequest::anonymous(4 * PAGE).at(at));
     s.access(CPU, pid, at.offset(3 * PAGE), Some(3)).expect("a page");
-    let mut remap =
+    let remap =
         |s: &mut System, old, len, new| s.kernel.mremap(&mut s.machine, CPU, pid, old, len, new, None);
     assert_eq!(remap(&mut s, at, 4 * PAGE, 8 * PAGE), Ok(at));
     // In the way of growing: it moves.

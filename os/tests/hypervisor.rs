@@ -164,8 +164,9 @@ impl Hardware<GuestPhys> for Memory {
     fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
 }
 
-fn guest(ranges: Vec<core::ops::Range<u64>>) -> Kernel<Arena<GuestPhys>> {
-    let layout = Layout { nodes: vec![NodeSpec { frames: ranges }], distances: vec![vec![10]] };
+fn guest(ranges: &[(u64, u64)]) -> Kernel<Arena<GuestPhys>> {
+    let frames = ranges.iter().map(|&(start, end)| start..end).collect();
+    let layout = Layout { nodes: vec![NodeSpec { frames }], distances: vec![vec![10]] };
     let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
     let config = KernelConfig::new(vec![NodeId(0)]);
     let tables = Box::new(SingleTables::default());
@@ -179,7 +180,7 @@ fn a_balloon_takes_memory_from_the_guest_and_gives_it_back() {
     s.kernel
         .populate_vm(&mut s.machine, CPU, id, Gpa::new(0x8000 * PAGE), 4096 * PAGE, Intent::WRITE)
         .expect("memory");
-    let mut guest = guest(vec![0x8000..0x8000 + 4096]);
+    let mut guest = guest(&[(0x8000, 0x8000 + 4096)]);
     let free = guest.pool().free_frames(NodeId(0));
     let taken = guest.inflate_balloon(NodeId(0), 1000);
     assert_eq!((taken.len(), guest.balloon().len()), (1000, 1000));
@@ -199,7 +200,7 @@ fn a_balloon_takes_memory_from_the_guest_and_gives_it_back() {
 fn self_ballooning_trades_scattered_memory_for_a_contiguous_range() {
     let mut s = system(ThpMode::Never);
     let id = vm(&mut s, &[Slot::new(Gfn::new(0x8000), 4096)]);
-    let mut guest = guest(vec![0x8000..0x8000 + 4096]);
+    let mut guest = guest(&[(0x8000, 0x8000 + 4096)]);
     let total = |guest: &Kernel<Arena<GuestPhys>>| guest.pool().frames(NodeId(0));
     let (before, at) = (total(&guest), Gfn::new(0x40000));
     let mut both = GuestAndHost {
@@ -228,7 +229,7 @@ fn the_io_gap_is_closed_by_unplugging_below_it() {
     let (low, high) = (IO_GAP_START - 0x8000, 1 << 20);
     let slots = [Slot::new(Gfn::new(low), 0x8000), Slot::new(Gfn::new(high), 4096)];
     let id = vm(&mut s, &slots);
-    let mut guest = guest(vec![low..IO_GAP_START, high..high + 4096]);
+    let mut guest = guest(&[(low, IO_GAP_START), (high, high + 4096)]);
     let pid = guest.create_process(&mut Memory, CPU, Default::default()).expect("a process");
     let va = guest.mmap(&mut Memory, CPU, pid, &os::MapRequest::anonymous(1 << 20)).expect("room");
     guest.populate(&mut Memory, CPU, pid, va, 1 << 20, Intent::WRITE).expect("pages");
