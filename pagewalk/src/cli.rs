@@ -89,7 +89,7 @@ pub enum Reproduced {
     Gups,
     /// Nanoseconds per access by footprint, 256 KiB to 8 GiB, on a Zen 4 in a VM.
     TlbCurve {
-        /// Only these columns: page_4k, page_2m, line_4k, gups_4k, grp8_4k, …
+        /// Only these columns: `page_4k`, `page_2m`, `line_4k`, `gups_4k`, `grp8_4k` and so on.
         #[arg(long, value_delimiter = ',')]
         columns: Vec<String>,
     },

@@ -33,7 +33,8 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
             row(&format!("  VM's table, level {level}"), &|o| per_walk(o, &|_, host| host == level));
         }
     }
-    let served: [(&str, fn(&ServedCounts) -> u64); 7] = [
+    type Count = fn(&ServedCounts) -> u64;
+    let served: [(&str, Count); 7] = [
         ("  skipped: page-walk cache", |s| s.pwc),
         ("  skipped: nested TLB", |s| s.ntlb),
         ("  served by L1", |s| s.l1),
