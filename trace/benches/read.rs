@@ -1,26 +1,29 @@
 //! Reading speed of each format: `cargo bench -p trace`.
 //!
-//! Prints million accesses a second of one core, the median of nine passes, and
-//! bytes an access. The trace is `measured/bfs16.qemu16.xz` of
+//! Prints million accesses a second of one core's time (so that a busy machine
+//! does not spoil it), the median of nine passes, and bytes an access. The trace is `measured/bfs16.qemu16.xz` of
 //! `../shared/samples` where that exists, else one of our own making; formats
 //! that need instructions get one for each access.
 
-use machine::input::{Access, Block, Kind, More, Setup, ThreadSetup};
+use machine::input::{Access, Block, Kind, More, ProcessSetup, Setup, ThreadSetup};
+use rustix::time::{ClockId, clock_gettime};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use trace::{Format, OpenOptions, WriteOptions, create};
 
 const PASSES: usize = 9;
 
-fn read(path: &Path) -> (usize, Vec<Access>) {
+/// Calls `each` with every block of a trace.
+fn read(path: &Path, mut each: impl FnMut(&[Access])) {
     let mut source = trace::open(path, &OpenOptions::default()).unwrap();
     source.setup().unwrap();
     let mut block = Block::new();
-    let mut all = Vec::new();
-    while source.fill(&mut block).unwrap() == More::Yes {
-        all.extend_from_slice(&block.accesses);
+    loop {
+        let more = source.fill(&mut block).unwrap();
+        each(&block.accesses);
+        if more == More::No {
+            return;
+        }
     }
-    (all.len(), all)
 }
 
 /// Stack, heap and a table at random, as a program mixes them.
@@ -40,7 +43,9 @@ fn generated() -> Vec<Access> {
 }
 
 fn write(path: &Path, accesses: &[Access], format: Format) {
-    let setup = Setup { threads: vec![ThreadSetup { process: 0 }], ..Setup::default() };
+    let process = ProcessSetup { implicit_regions: true, ..ProcessSetup::default() };
+    let setup =
+        Setup { processes: vec![process], threads: vec![ThreadSetup { process: 0 }], ..Setup::default() };
     let options = WriteOptions { format: Some(format), ..WriteOptions::default() };
     let mut writer = create(path, &setup, &options).unwrap();
     let mut block = Block::new();
@@ -52,22 +57,25 @@ fn write(path: &Path, accesses: &[Access], format: Format) {
     writer.finish().unwrap();
 }
 
+/// Time that this thread has run.
+fn seconds() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 fn measure(label: &str, path: &Path) {
     let mut rates: Vec<f64> = Vec::new();
     let mut count = 0;
     for _ in 0..PASSES {
-        let start = Instant::now();
-        let mut source = trace::open(path, &OpenOptions::default()).unwrap();
-        source.setup().unwrap();
-        let mut block = Block::new();
+        let start = seconds();
         count = 0;
         let mut sum = 0u64;
-        while source.fill(&mut block).unwrap() == More::Yes {
-            count += block.accesses.len();
-            sum = sum.wrapping_add(block.accesses.first().map_or(0, |a| a.va.raw()));
-        }
+        read(path, |accesses| {
+            count += accesses.len();
+            sum = sum.wrapping_add(accesses.first().map_or(0, |a| a.va.raw()));
+        });
         std::hint::black_box(sum);
-        rates.push(count as f64 / start.elapsed().as_secs_f64() / 1e6);
+        rates.push(count as f64 / (seconds() - start) / 1e6);
     }
     rates.sort_by(f64::total_cmp);
     let bytes = std::fs::metadata(path).unwrap().len() as f64 / count as f64;
@@ -84,7 +92,9 @@ fn main() {
     let sample =
         PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/samples/measured/bfs16.qemu16.xz"));
     let accesses = if sample.exists() {
-        read(&sample).1
+        let mut all = Vec::new();
+        read(&sample, |accesses| all.extend_from_slice(accesses));
+        all
     } else {
         println!("../shared/samples is not there: a generated trace instead");
         generated()

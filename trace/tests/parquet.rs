@@ -128,10 +128,8 @@ fn a_trace_with_every_kind_of_event_comes_back_as_it_was() {
         accesses: numbered(10_000),
         events: [0, 1, 4096, 4097, 5000, 5000, 10_000]
             .into_iter()
-            .zip(all_events().into_iter().cycle())
-            .chain(
-                all_events().into_iter().filter(|e| !matches!(e, Event::Spawn { .. })).map(|e| (10_000, e)),
-            )
+            .zip(all_events())
+            .chain(all_events().into_iter().skip(7).map(|e| (10_000, e)))
             .collect(),
     };
     let Written { accesses, bytes, .. } = write(&path, &whole, 256).finish().unwrap();
@@ -236,5 +234,43 @@ proptest! {
         let whole = Whole { setup: rich_setup(), accesses, events: vec![] };
         write(&path, &whole, step).finish().unwrap();
         prop_assert_eq!(open(&path), as_read(whole, &path));
+    }
+}
+
+#[test]
+fn a_thread_may_wait_for_its_process() {
+    let path = scratch("parquet_later").join("t.parquet");
+    let mut setup = rich_setup();
+    setup.threads.push(ThreadSetup { process: 2 });
+    let mut accesses = numbered(20);
+    accesses[10].thread = 3;
+    let fork = Event::Fork { parent: 0, child: 2 };
+    for (at, fine) in [(10, true), (11, false)] {
+        let events = vec![(at, fork.clone())];
+        let whole = Whole { setup: setup.clone(), accesses: accesses.clone(), events };
+        write(&path, &whole, 256).finish().unwrap();
+        let read = read_all(&mut *trace::open(&path, &OpenOptions::default()).unwrap());
+        assert_eq!(read.is_ok(), fine, "{read:?}");
+    }
+}
+
+#[test]
+fn events_about_nobody_are_refused() {
+    let path = scratch("parquet_nobody").join("t.parquet");
+    let start = Va::new(0x1000);
+    for event in [
+        Event::Unmap { process: 2, start, len: 0x1000 },
+        Event::Fork { parent: 0, child: 3 },
+        Event::Fork { parent: 2, child: 2 },
+        Event::Spawn { thread: 4, process: 0 },
+        Event::Spawn { thread: 3, process: 2 },
+        Event::Request { thread: 3 },
+        Event::Map { process: 0, region: Region::anonymous("r", 0x1000, 0x1000, Populate::By(3)) },
+    ] {
+        let whole = Whole { setup: rich_setup(), accesses: numbered(10), events: vec![(5, event.clone())] };
+        write(&path, &whole, 256).finish().unwrap();
+        let mut source = trace::open(&path, &OpenOptions::default()).unwrap();
+        let error = read_all(&mut *source).unwrap_err().to_string();
+        assert!(error.contains("row 5") && error.contains("3 threads"), "{event:?}: {error}");
     }
 }

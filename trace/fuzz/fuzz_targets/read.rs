@@ -26,7 +26,6 @@ fuzz_target!(|data: &[u8]| {
     let Ok(mut source) = from_bytes("fuzz", bytes.to_vec(), &options) else { return };
     let Ok(setup) = source.setup() else { return };
     let mut threads = setup.threads.len();
-    assert!(setup.threads.iter().all(|t| usize::from(t.process) < setup.processes.len()));
     let mut block = Block::new();
     for _ in 0..BLOCKS {
         let Ok(more) = source.fill(&mut block) else { return };

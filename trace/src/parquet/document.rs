@@ -243,18 +243,17 @@ pub(crate) fn setup_to_json(setup: &Setup) -> String {
     serde_json::to_string(&doc).expect("strings and numbers only")
 }
 
-/// The setup from JSON, checked: ranges can exist, threads have processes.
+/// The setup from JSON, checked: ranges can exist and do not overlap.
 pub(crate) fn setup_from_json(json: &str) -> Result<Setup, String> {
     let doc: SetupDoc = serde_json::from_str(json).map_err(|e| e.to_string())?;
     let processes = doc.processes.into_iter().map(ProcessSetup::try_from).collect::<Result<Vec<_>, _>>()?;
     if doc.threads.len() > 1 << 16 || processes.len() > 1 << 16 {
         return Err("more than 65536 threads or processes".to_owned());
     }
-    if let Some(thread) = doc.threads.iter().position(|p| usize::from(*p) >= processes.len()) {
-        return Err(format!(
-            "thread {thread} belongs to process {}, which is not there",
-            doc.threads[thread]
-        ));
+    let regions = || processes.iter().flat_map(|p| &p.regions);
+    let nobody = |r: &&Region| matches!(r.populate, Populate::By(t) if usize::from(t) >= doc.threads.len());
+    if let Some(region) = regions().find(nobody) {
+        return Err(format!("region '{}' is filled by a thread that is not there", region.name));
     }
     let threads = doc.threads.into_iter().map(|process| ThreadSetup { process }).collect();
     Ok(Setup { name: doc.name, processes, threads, accesses: None })

@@ -12,7 +12,7 @@ use crate::options::{Compression, Format};
 use crate::roster;
 use crate::source::{Facts, TraceSource};
 use flate2::Crc;
-use machine::input::{Access, BLOCK, Block, Event, Kind, More, Setup, Source, SourceError};
+use machine::input::{Access, BLOCK, Block, Event, Kind, More, Populate, Region, Setup, Source, SourceError};
 use paging::Va;
 use parquet::basic::Type as Physical;
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -37,7 +37,7 @@ pub(crate) struct ParquetSource {
     /// Where each of [`COLUMNS`] is in the file.
     columns: [Option<usize>; COLUMNS.len()],
     fetches: bool,
-    threads: usize,
+    world: World,
     next_group: usize,
     group: Option<Group>,
     /// CRC-32 of the row groups, if they are told.
@@ -128,7 +128,7 @@ impl ParquetSource {
             footer,
             columns,
             fetches,
-            threads: 0,
+            world: World::default(),
             next_group: 0,
             group: None,
             crcs: Vec::new(),
@@ -260,24 +260,82 @@ impl ParquetSource {
         Ok(())
     }
 
-    /// Refuses an event about a thread or process that is not there, and counts new threads.
+    /// Refuses an event about a thread or process that is not there, and counts new ones.
     fn check_events(&mut self, events: &[Event]) -> Result<(), SourceError> {
         for event in events {
-            if let Event::Spawn { thread, .. } = event {
-                if usize::from(*thread) != self.threads {
-                    let row = self.batch.first_row + self.batch.at as u64;
-                    return Err(self.wrong(
-                        format_args!("row {row}"),
-                        format_args!(
-                            "thread {thread} is started, but the next free number is {}",
-                            self.threads
-                        ),
-                    ));
-                }
-                self.threads += 1;
+            if !self.world.admit(event) {
+                let row = self.batch.first_row + self.batch.at as u64;
+                return Err(self.wrong(
+                    format_args!("row {row}"),
+                    format_args!(
+                        "{event:?}: there are {} processes and {} threads",
+                        self.world.processes,
+                        self.world.threads.len()
+                    ),
+                ));
             }
         }
         Ok(())
+    }
+}
+
+/// How many processes and threads there are so far.
+#[derive(Clone, Debug, Default)]
+struct World {
+    processes: usize,
+    /// The process of each thread.
+    threads: Vec<u16>,
+    /// Whether a thread waits for its process to be forked.
+    waiting: bool,
+}
+
+impl World {
+    fn new(setup: &Setup) -> World {
+        let processes = setup.processes.len();
+        let threads: Vec<u16> = setup.threads.iter().map(|t| t.process).collect();
+        World { waiting: threads.iter().any(|p| usize::from(*p) >= processes), processes, threads }
+    }
+
+    /// The first of these accesses' threads that is not there.
+    fn missing(&self, threads: &[i32]) -> Option<usize> {
+        let known = self.threads.len();
+        if !self.waiting {
+            return threads.iter().position(|t| *t as usize >= known);
+        }
+        let runs = |t: i32| self.threads.get(t as usize).is_some_and(|p| usize::from(*p) < self.processes);
+        threads.iter().position(|t| !runs(*t))
+    }
+
+    /// Whether an event is about what exists; what it makes exists from then on.
+    fn admit(&mut self, event: &Event) -> bool {
+        let is_process = |process: &u16| usize::from(*process) < self.processes;
+        let is_thread = |thread: &u16| usize::from(*thread) < self.threads.len();
+        let fits = |region: &Region| match &region.populate {
+            Populate::By(thread) => is_thread(thread),
+            _ => true,
+        };
+        match event {
+            Event::Map { process, region } => is_process(process) && fits(region),
+            Event::Exec { process, image } => is_process(process) && image.regions.iter().all(fits),
+            Event::Unmap { process, .. }
+            | Event::Protect { process, .. }
+            | Event::Discard { process, .. }
+            | Event::Exit { process } => is_process(process),
+            Event::MoveThread { thread, .. } | Event::Request { thread } => is_thread(thread),
+            Event::Fork { parent, child } => {
+                let fine = is_process(parent) && usize::from(*child) == self.processes;
+                self.processes += usize::from(fine);
+                fine
+            }
+            Event::Spawn { thread, process } => {
+                let fine = is_process(process) && usize::from(*thread) == self.threads.len();
+                if fine {
+                    self.threads.push(*process);
+                }
+                fine
+            }
+            _ => false,
+        }
     }
 }
 
@@ -338,7 +396,7 @@ impl Source for ParquetSource {
         let rows: i64 =
             self.footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add);
         setup.accesses = u64::try_from(rows).ok().filter(|_| self.fetches);
-        self.threads = setup.threads.len();
+        self.world = World::new(&setup);
         self.before = before;
         Ok(setup)
     }
@@ -365,7 +423,7 @@ impl Source for ParquetSource {
             events = batch.events.pop_front();
         }
         let [insns, threads, kinds, sizes, flags] = batch.small.each_ref().map(|c| &c[start..end]);
-        if let Some(i) = threads.iter().position(|t| *t as usize >= self.threads) {
+        if let Some(i) = self.world.missing(threads) {
             let row = batch.first_row + (start + i) as u64;
             let thread = threads[i];
             return Err(
