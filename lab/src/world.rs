@@ -557,8 +557,17 @@ impl World {
         let intent = Intent { write: region.permissions.write, fetch: false };
         let va = region.start.offset(start << 12);
         on_kernel!(self, |kernel, hw, _files| kernel.populate(hw, cpu, pid, va, (end - start) << 12, intent))
-            .map(|_| ())
-            .map_err(|error| WorldError::Kernel { what: format!("filling `{}`", region.name), error })
+            .map_err(|error| WorldError::Kernel { what: format!("filling `{}`", region.name), error })?;
+        if self.guest.as_ref().is_some_and(|guest| guest.shadowed.is_some()) {
+            // The accesses that filled the pages went through the shadow table.
+            let thread = Thread { process, cpu };
+            let (mut at, end) = (va.raw(), region.start.offset(end << 12).raw());
+            while at < end {
+                let size = self.shadow_fault(thread, Va::new(at), intent)?.unwrap_or_default();
+                at = (at & !(size.bytes() - 1)) + size.bytes();
+            }
+        }
+        Ok(())
     }
 
     fn process(&self, index: u16) -> Result<Process, WorldError> {
@@ -729,7 +738,7 @@ impl World {
         match fault {
             Fault::Page { va, .. } => {
                 let process = self.process(thread.process)?;
-                if self.shadow_fault(thread, va, intent)? {
+                if self.shadow_fault(thread, va, intent)?.is_some() {
                     return Ok(());
                 }
                 let done =
@@ -757,13 +766,18 @@ impl World {
         }
     }
 
-    /// Has the hypervisor answer a fault on a shadow table; whether it could. If
-    /// not, the fault is the guest's own.
-    fn shadow_fault(&mut self, thread: Thread, va: Va, intent: Intent) -> Result<bool, WorldError> {
+    /// Has the hypervisor answer a fault on a shadow table, and tells the size of
+    /// what is mapped there now; `None` if the fault is the guest's own.
+    fn shadow_fault(
+        &mut self,
+        thread: Thread,
+        va: Va,
+        intent: Intent,
+    ) -> Result<Option<PageSize>, WorldError> {
         let pid = self.process(thread.process)?.pid;
         let failed = |error| WorldError::Kernel { what: format!("shadow fault at {:#x}", va.raw()), error };
         let Some(guest) = self.guest.as_ref().filter(|guest| guest.shadowed.is_some()) else {
-            return Ok(false);
+            return Ok(None);
         };
         let table = guest.kernel.process(pid).map_err(failed)?.space().table();
         let fault = ShadowFault { root: table.hardware_root(NodeId(0)), levels: table.levels(), va, intent };
@@ -773,10 +787,10 @@ impl World {
             .shadow_fault(&mut hardware, thread.cpu, guest.vm, guest.kernel.mem(), &fault)
             .map_err(failed)?;
         Ok(match outcome {
-            ShadowOutcome::Mapped(_) => true,
+            ShadowOutcome::Mapped(size) => Some(size),
             // A process maps no page tables of its kernel; the guest's kernel
             // finds out what the access was.
-            ShadowOutcome::Guest(_) | ShadowOutcome::Emulate(_) => false,
+            ShadowOutcome::Guest(_) | ShadowOutcome::Emulate(_) => None,
         })
     }
 

@@ -17,6 +17,9 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     row("slow-down against the first", &|o| format!("{:.2}x", o.slowdown(base)));
     row("cycles per access", &|o| format!("{:.1}", o.cycles_per_access()));
     row("translation, share of cycles", &|o| format!("{:.1} %", 100.0 * o.translation.share));
+    row("kernel and hypervisor, share", &|o| {
+        format!("{:.1} %", 100.0 * o.software.cycles as f64 / o.cycles.max(1) as f64)
+    });
     row("cycles per walk", &|o| format!("{:.0}", o.translation.mean_walk));
     row("L1 TLB misses per 1000 accesses", &|o| format!("{:.1}", o.tlb.l1_per_thousand));
     row("STLB misses per 1000 accesses", &|o| format!("{:.2}", o.tlb.stlb_per_thousand));
