@@ -12,7 +12,7 @@ use crate::space::{AddressSpace, Owner};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use paging::frames::{CompactReport, CpuId, FrameState, NodeId, NodeSet};
-use paging::{Addr, Frame, PageSize, PhysSpace, Reach, Space, TableAt, TableMemory};
+use paging::{Addr, Frame, FramePool, PageSize, PhysSpace, Reach, Space, TableAt, TableMemory};
 
 /// Who has a frame.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,12 @@ enum User {
     Leaf(Owner, u64),
     Cache(FileId, u64),
 }
+
+/// Which frames will be looked for.
+type Wanted<'a, S> = dyn Fn(&FramePool<S>, Frame<S>) -> bool + 'a;
+
+/// Bytes whose leaves are looked at together.
+const WINDOW: u64 = PageSize::Size1G.bytes();
 
 /// Who has each unit of movable frames: what a reverse map would say, made when it is needed.
 struct Users<S: PhysSpace>(Vec<(Frame<S>, u8, User)>);
@@ -37,19 +43,37 @@ impl<M: TableMemory> Core<M> {
         &mut self,
         space: &AddressSpace<I, M>,
         cpu: CpuId,
+        wanted: &Wanted<'_, M::Space>,
         users: &mut Vec<(Frame<M::Space>, u8, User)>,
     ) {
-        let mut leaves = Vec::new();
-        let first = users.len();
-        self.env(cpu, |env| {
-            space.table.scan(env, 0..space.table.end(), &mut |leaf| {
-                if leaf.entry.is_present() || leaf.entry.is_prot_none() {
-                    leaves.push((leaf.entry.leaf_frame(leaf.size), leaf.size.order(), leaf.addr.raw()));
-                }
+        let mut start = 0;
+        while let Some(area) = space.vmas.first_within(start..u64::MAX) {
+            let window = area.start..area.end.min((area.start / WINDOW + 1) * WINDOW);
+            start = window.end;
+            let mut leaves = Vec::new();
+            self.env(cpu, |env| {
+                space.table.scan(env, window.clone(), &mut |leaf| {
+                    let mapped = leaf.entry.is_present() || leaf.entry.is_prot_none();
+                    if mapped && leaf.addr.raw() >= window.start {
+                        leaves.push((leaf.entry.leaf_frame(leaf.size), leaf.size.order(), leaf.addr.raw()));
+                    }
+                });
             });
-        });
-        let owner = space.owner;
-        users.extend(leaves.into_iter().map(|(frame, order, addr)| (frame, order, User::Leaf(owner, addr))));
+            let leaves = leaves.into_iter().filter(|leaf| wanted(&self.pool, leaf.0));
+            let first = users.len();
+            users.extend(leaves.map(|(frame, order, addr)| (frame, order, User::Leaf(space.owner, addr))));
+            self.keep_movable(space, cpu, users, first);
+        }
+    }
+
+    /// Drops the users from `first` on whose pages cannot be moved.
+    fn keep_movable<I: Space>(
+        &mut self,
+        space: &AddressSpace<I, M>,
+        cpu: CpuId,
+        users: &mut Vec<(Frame<M::Space>, u8, User)>,
+        first: usize,
+    ) {
         let mut kept = first;
         let mut block = (u64::MAX, false);
         for at in first..users.len() {
@@ -73,14 +97,16 @@ impl<M: TableMemory> Core<M> {
 }
 
 impl<M: TableMemory> Kernel<M> {
-    fn all_users(&mut self, cpu: CpuId) -> Users<M::Space> {
+    fn all_users(&mut self, cpu: CpuId, wanted: &Wanted<'_, M::Space>) -> Users<M::Space> {
         let mut users = Vec::new();
-        self.processes.iter().for_each(|p| self.core.users(&p.space, cpu, &mut users));
-        self.vms.iter().for_each(|vm| self.core.users(&vm.space, cpu, &mut users));
+        self.processes.iter().for_each(|p| self.core.users(&p.space, cpu, wanted, &mut users));
+        self.vms.iter().for_each(|vm| self.core.users(&vm.space, cpu, wanted, &mut users));
         for id in (0..self.core.files.count()).map(FileId) {
             let Ok(file) = self.core.files.get(id) else { continue };
-            let unmapped =
-                file.frames::<M::Space>(0).filter(|&(_, frame, _)| self.core.pool.refs(frame) == 1);
+            let pool = &self.core.pool;
+            let unmapped = file
+                .frames::<M::Space>(0)
+                .filter(|&(_, frame, _)| wanted(pool, frame) && pool.refs(frame) == 1);
             users.extend(unmapped.map(|(page, frame, _)| (frame, 0, User::Cache(id, page))));
         }
         users.sort_unstable_by_key(|user| user.0);
@@ -91,12 +117,13 @@ impl<M: TableMemory> Kernel<M> {
     fn moving(
         &mut self,
         cx: &mut Cx<'_, M::Space>,
+        wanted: &Wanted<'_, M::Space>,
         mover: impl FnOnce(
-            &mut paging::FramePool<M::Space>,
+            &mut FramePool<M::Space>,
             &mut dyn FnMut(Frame<M::Space>, Frame<M::Space>, u8) -> bool,
         ) -> CompactReport,
     ) -> Result<CompactReport, MmError> {
-        let users = self.all_users(cx.cpu);
+        let users = self.all_users(cx.cpu, wanted);
         let mut moves = Vec::new();
         let mut left = BTreeSet::new();
         let report = mover(&mut self.core.pool, &mut |from, to, order| {
@@ -150,7 +177,8 @@ impl<M: TableMemory> Kernel<M> {
         order: u8,
     ) -> Result<CompactReport, MmError> {
         let mut cx = self.cx(hw, cpu)?;
-        self.moving(&mut cx, |pool, move_frame| pool.compact(node, order, move_frame))
+        let on_node = |pool: &FramePool<M::Space>, frame| pool.node_of(frame) == node;
+        self.moving(&mut cx, &on_node, |pool, move_frame| pool.compact(node, order, move_frame))
     }
 
     /// Moves what can be moved out of `frames` frames (whole pageblocks) from `start` on.
@@ -165,7 +193,8 @@ impl<M: TableMemory> Kernel<M> {
         frames: u64,
     ) -> Result<CompactReport, MmError> {
         let mut cx = self.cx(hw, cpu)?;
-        self.moving(&mut cx, |pool, move_frame| pool.evacuate(start, frames, move_frame))
+        let inside = |_: &FramePool<M::Space>, frame| (start..start.offset(frames)).contains(&frame);
+        self.moving(&mut cx, &inside, |pool, move_frame| pool.evacuate(start, frames, move_frame))
     }
 
     /// Adds memory to `node` (the guest's half of memory hot-plug, or a machine's own).

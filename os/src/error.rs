@@ -128,6 +128,9 @@ pub enum MmError {
     /// More address spaces than TLB tags can tell apart.
     #[error("65535 address spaces are alive: no number is left for another")]
     NoSpaceId,
+    /// A configuration that cannot be.
+    #[error("kernel configuration: {0}")]
+    BadConfig(&'static str),
     /// No such CPU.
     #[error("CPU {cpu} is not one of the {cpus} of this kernel")]
     NoCpu {

@@ -10,6 +10,7 @@ use crate::swap::Swap;
 use crate::vma::{Backing, Vma};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
+use core::fmt;
 use core::ops::Range;
 use paging::frames::{AllocRequest, CpuId, FrameState, NodeId, NodeSet};
 use paging::{
@@ -23,16 +24,47 @@ pub(crate) struct PoolFrames<'a, S: PhysSpace> {
     pub swap: &'a mut Swap<S>,
     pub zero: Frame<S>,
     pub cpu: Option<CpuId>,
+    pub cache: Option<&'a mut (dyn TableCache<S> + 'static)>,
+}
+
+/// Pages that are set aside for tables, in front of the frame pool; one for
+/// all address spaces of a kernel (Mitosis's page-table page cache).
+pub trait TableCache<S: PhysSpace>: fmt::Debug + Send {
+    /// As [`TableFrames::alloc_table`].
+    ///
+    /// # Errors
+    /// If neither the cache nor `pool` has a frame.
+    fn alloc_table(
+        &mut self,
+        pool: &mut dyn TableFrames<S>,
+        node: NodeId,
+        strict: bool,
+    ) -> Result<Frame<S>, NoFrame>;
+    /// As [`TableFrames::free_table`].
+    fn free_table(&mut self, pool: &mut dyn TableFrames<S>, frame: Frame<S>);
+    /// Gives all pages back to `pool`; returns how many.
+    fn drain(&mut self, pool: &mut dyn TableFrames<S>) -> u64;
 }
 
 impl<S: PhysSpace> TableFrames<S> for PoolFrames<'_, S> {
     fn alloc_table(&mut self, node: NodeId, strict: bool) -> Result<Frame<S>, NoFrame> {
+        if let Some(cache) = self.cache.take() {
+            let got = cache.alloc_table(self, node, strict);
+            self.cache = Some(cache);
+            return got;
+        }
         let mut request = AllocRequest::new(node, FrameState::Table);
         request.cpu = self.cpu;
         self.pool.alloc(if strict { request.strict() } else { request })
     }
     fn free_table(&mut self, frame: Frame<S>) {
-        self.pool.free(frame, 0, self.cpu);
+        match self.cache.take() {
+            Some(cache) => {
+                cache.free_table(self, frame);
+                self.cache = Some(cache);
+            }
+            None => self.pool.free(frame, 0, self.cpu),
+        }
     }
     #[inline]
     fn node_of(&self, frame: Frame<S>) -> NodeId {

@@ -1,8 +1,8 @@
 //! A kernel: physical memory, processes, VMs. Guest and host are two of them.
 
 use crate::error::{MmError, Stop};
-use crate::frames::{HugePool, PoolFrames};
-use crate::hardware::{Hardware, SpaceId};
+use crate::frames::{HugePool, PoolFrames, TableCache};
+use crate::hardware::{Hardware, MAX_CPUS, SpaceId};
 use crate::hypervisor::{Vm, VmId};
 use crate::numa::NumaBalancing;
 use crate::pagecache::Files;
@@ -17,7 +17,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
-use paging::frames::{AllocRequest, CpuId, FrameState, NodeId};
+use paging::frames::{AllocRequest, CpuId, FrameState, MAX_NODES, NodeId};
 use paging::{
     Frame, FramePool, FrameSource, PageTable, PhysSpace, Space, SparseFrames, TableEnv, TableMemory,
     TableOps, Work,
@@ -67,6 +67,29 @@ impl KernelConfig {
     }
 }
 
+impl KernelConfig {
+    /// The node of the first CPU, if the configuration can be.
+    fn check(&self) -> Result<NodeId, MmError> {
+        let bad = |why| Err(MmError::BadConfig(why));
+        if !(4..=5).contains(&self.levels) {
+            return bad("page tables have 4 or 5 levels");
+        }
+        if self.cpus.len() > MAX_CPUS {
+            return bad("more than 256 CPUs");
+        }
+        if self.cpus.iter().any(|node| node.index() >= MAX_NODES) {
+            return bad("a CPU is on a node that cannot be");
+        }
+        if !self.fault_around.is_power_of_two() || !self.read_around.is_power_of_two() {
+            return bad("fault-around and read-around are powers of two (1: off)");
+        }
+        match self.cpus.first() {
+            Some(&node) => Ok(node),
+            None => bad("there is no CPU"),
+        }
+    }
+}
+
 /// The machine and the CPU that a call runs on.
 pub(crate) struct Cx<'a, S: PhysSpace> {
     pub hw: &'a mut dyn Hardware<S>,
@@ -90,6 +113,7 @@ pub(crate) struct Core<M: TableMemory> {
     pub files: Files,
     pub swap: Swap<M::Space>,
     pub huge: HugePool<M::Space>,
+    pub table_cache: Option<Box<dyn TableCache<M::Space>>>,
     /// Frames that the balloon of this kernel, a guest's, has.
     pub balloon: Vec<Frame<M::Space>>,
     pub groups: BTreeMap<GroupId, Group>,
@@ -197,9 +221,29 @@ impl<M: TableMemory> Core<M> {
     #[inline]
     pub(crate) fn env<R>(&mut self, cpu: CpuId, f: impl FnOnce(&mut TableEnv<'_, M>) -> R) -> R {
         let node = self.node(cpu);
-        let mut frames =
-            PoolFrames { pool: &mut self.pool, swap: &mut self.swap, zero: self.zero, cpu: Some(cpu) };
+        let mut frames = PoolFrames {
+            pool: &mut self.pool,
+            swap: &mut self.swap,
+            zero: self.zero,
+            cpu: Some(cpu),
+            cache: self.table_cache.as_deref_mut(),
+        };
         f(&mut TableEnv { mem: &mut self.mem, frames: &mut frames, node, work: &mut self.work })
+    }
+
+    /// Gives the pages of the table cache back. Returns how many.
+    pub(crate) fn drain_table_cache(&mut self) -> u64 {
+        let Some(mut cache) = self.table_cache.take() else { return 0 };
+        let mut frames = PoolFrames {
+            pool: &mut self.pool,
+            swap: &mut self.swap,
+            zero: self.zero,
+            cpu: None,
+            cache: None,
+        };
+        let drained = cache.drain(&mut frames);
+        self.table_cache = Some(cache);
+        drained
     }
 
     /// An empty address space; `ops` makes its table's mechanism.
@@ -249,7 +293,7 @@ impl<M: TableMemory> Kernel<M> {
     /// faults with frames, `tables` chooses the mechanism of each page table.
     ///
     /// # Errors
-    /// [`MmError::OutOfMemory`] if there is no frame for the kernel's own two pages.
+    /// [`MmError::BadConfig`]; [`MmError::OutOfMemory`] if there is no frame for the kernel's own two pages.
     pub fn new(
         config: KernelConfig,
         mut pool: FramePool<M::Space>,
@@ -259,11 +303,7 @@ impl<M: TableMemory> Kernel<M> {
         hw: &mut dyn Hardware<M::Space>,
     ) -> Result<Self, MmError> {
         let boot = CpuId(0);
-        let node = *config.cpus.first().ok_or(MmError::NoCpu { cpu: 0, cpus: 0 })?;
-        if config.cpus.len() > crate::hardware::MAX_CPUS {
-            let cpu = config.cpus.len() as u16 - 1;
-            return Err(MmError::NoCpu { cpu, cpus: crate::hardware::MAX_CPUS });
-        }
+        let node = config.check()?;
         let own = AllocRequest::new(node, FrameState::Kernel);
         let zero = pool.alloc(own).map_err(MmError::OutOfMemory)?;
         hw.zero(boot, zero, 0);
@@ -283,6 +323,7 @@ impl<M: TableMemory> Kernel<M> {
             kernel_root,
             files: Files::default(),
             huge: HugePool::default(),
+            table_cache: None,
             balloon: Vec::new(),
             groups: BTreeMap::new(),
             ids: SpaceIds { next: 0, free: Vec::new() },
@@ -356,6 +397,11 @@ impl<M: TableMemory> Kernel<M> {
     pub fn process_mut(&mut self, pid: ProcessId) -> Result<&mut Process<M>, MmError> {
         self.processes.get_mut(pid.0).ok_or(MmError::NoProcess(pid))
     }
+    /// Puts a cache of table pages in front of the frame pool; what an earlier one held goes back.
+    pub fn set_table_cache(&mut self, cache: Option<Box<dyn TableCache<M::Space>>>) {
+        self.core.drain_table_cache();
+        self.core.table_cache = cache;
+    }
     /// A group; it begins when it is first named.
     pub fn group(&self, group: GroupId) -> Group {
         self.core.groups.get(&group).copied().unwrap_or_default()
@@ -423,6 +469,7 @@ impl<M: TableMemory> Kernel<M> {
         let core = &mut self.core;
         core.free_all_files();
         core.huge.drain(&mut core.pool);
+        core.drain_table_cache();
         core.source.reclaim(&mut core.pool, u64::MAX);
         core.pool.free(core.zero, 0, None);
         core.mem.discard(core.kernel_root);

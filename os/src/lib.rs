@@ -37,11 +37,13 @@ mod space;
 mod stats;
 mod swap;
 mod thp;
+mod usage;
 mod vma;
 
 pub use calls::{Advice, LOWEST, MapRequest};
 pub use error::{MmError, Segv};
 pub use fault::FaultOutcome;
+pub use frames::TableCache;
 pub use hardware::{
     Cost, CpuMask, ExitKind, Hardware, Invalidate, MAX_CPUS, PageRange, RootLoad, Shootdown, SpaceId,
     SpaceKind, Syscall,
@@ -54,4 +56,5 @@ pub use process::{Group, GroupId, Process, ProcessId, ProcessSpec};
 pub use space::{AddressSpace, MmuNotifier, NotifyCx, Owner, SingleTables, SpaceInfo, Tables};
 pub use stats::{FaultKind, Stats};
 pub use thp::ThpMode;
+pub use usage::Resident;
 pub use vma::{Backing, HugeAdvice, Policy, Prot, Vma, VmaSet};

@@ -203,6 +203,19 @@ impl<M: TableMemory> Core<M> {
         Ok((hidden, true))
     }
 
+    /// Hides the next window; after the last one tables may follow the data.
+    fn scan_numa<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+    ) -> Result<u64, Stop> {
+        let (hidden, around) = self.hide_window(space, cx)?;
+        if around {
+            self.follow_data(space, cx);
+        }
+        Ok(hidden)
+    }
+
     /// Lets page tables follow the data (a mechanism may; the baseline does not).
     fn follow_data<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) -> u64 {
         let mut flush = Flush::none();
@@ -272,13 +285,25 @@ impl<M: TableMemory> Kernel<M> {
         pid: ProcessId,
     ) -> Result<u64, MmError> {
         let mut cx = self.cx(hw, cpu)?;
-        let hidden = self.on_process(&mut cx, pid, |core, process, cx| {
-            let (hidden, around) = core.hide_window(&mut process.space, cx)?;
-            if around {
-                core.follow_data(&mut process.space, cx);
-            }
-            Ok(hidden)
-        })?;
+        let hidden =
+            self.on_process(&mut cx, pid, |core, process, cx| core.scan_numa(&mut process.space, cx))?;
+        self.core.charge(&mut cx, Cost::Background);
+        Ok(hidden)
+    }
+
+    /// As [`numa_scan`](Self::numa_scan), of a VM's memory: its pages follow the
+    /// virtual CPUs that use them, its table the pages.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`]; memory errors.
+    pub fn numa_scan_vm(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        vm: VmId,
+    ) -> Result<u64, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        let hidden = self.on_vm(&mut cx, vm, |core, vm, cx| core.scan_numa(&mut vm.space, cx))?;
         self.core.charge(&mut cx, Cost::Background);
         Ok(hidden)
     }

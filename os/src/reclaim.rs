@@ -124,6 +124,9 @@ impl<M: TableMemory> Kernel<M> {
         let target = before.saturating_add(want);
         if scope.group.is_none() {
             self.core.source.reclaim(&mut self.core.pool, want);
+            if self.free_in(scope) < target {
+                self.core.drain_table_cache();
+            }
             self.shrink_cache(cx, scope, target);
         }
         // Twice around: the first time may do no more than clear accessed bits.

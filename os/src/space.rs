@@ -105,7 +105,8 @@ pub trait MmuNotifier<I: Space, M: TableMemory>: Any + fmt::Debug + Send {
     /// invalidated; the frames are released after it returns.
     fn invalidate(&mut self, cx: &mut NotifyCx<'_, M>, what: Invalidate<'_>);
 
-    /// `addr` is mapped by the leaf `entry` of `size` from now on.
+    /// `addr` is mapped by the leaf `entry` of `size` from now on. (Where a leaf only lost
+    /// rights or bits, `invalidate` alone is called; what is still there is asked for.)
     fn mapped(&mut self, _cx: &mut NotifyCx<'_, M>, _addr: Addr<I>, _entry: Entry, _size: PageSize) {}
 
     /// The space ends: everything kept for it goes back.

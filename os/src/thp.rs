@@ -3,6 +3,7 @@
 
 use crate::error::{MmError, Stop};
 use crate::hardware::{Cost, Hardware};
+use crate::hypervisor::VmId;
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::ProcessId;
 use crate::space::AddressSpace;
@@ -63,6 +64,16 @@ impl<M: TableMemory> Core<M> {
         }
         self.discharge(space, cx, flush);
         space.stats.splits += 1;
+        if space.notifier.is_some() {
+            // What derives translations was told that the huge page went.
+            let (start, lower) = (addr.align_down(size), PageSize::from_level(found.level - 1));
+            let lower = lower.unwrap_or_default();
+            for index in 0..512 {
+                let part = start.offset(index * lower.bytes());
+                let entry = self.lookup(space, cx.cpu, part).entry;
+                self.notify_mapped(space, cx, part, entry, lower);
+            }
+        }
         Ok(())
     }
 
@@ -223,6 +234,23 @@ impl<M: TableMemory> Kernel<M> {
         let made = self.on_process(&mut cx, pid, |core, process, cx| {
             core.collapse_pass(&mut process.space, cx, blocks)
         })?;
+        self.core.charge(&mut cx, Cost::Background);
+        Ok(made)
+    }
+
+    /// As [`khugepaged`](Self::khugepaged), on a VM's memory.
+    ///
+    /// # Errors
+    /// If no frame is left for a table.
+    pub fn khugepaged_vm(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        vm: VmId,
+        blocks: u64,
+    ) -> Result<u64, MmError> {
+        let mut cx = self.cx(hw, cpu)?;
+        let made = self.on_vm(&mut cx, vm, |core, vm, cx| core.collapse_pass(&mut vm.space, cx, blocks))?;
         self.core.charge(&mut cx, Cost::Background);
         Ok(made)
     }

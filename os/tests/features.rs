@@ -542,3 +542,39 @@ fn a_page_is_zeroed_before_anybody_sees_it() {
     assert_eq!(s.kernel.pool().state(leaf(&s, second, va).expect("mapped").0.frame()), FrameState::Anon);
     s.shutdown();
 }
+
+#[test]
+fn what_is_in_memory_is_counted_by_size_and_node() {
+    let mut s = with(|c| (c.thp, c.swap_slots) = (ThpMode::Always, 100));
+    let pid = process(&mut s, ProcessSpec::default());
+    let va = map(&mut s, pid, &MapRequest::anonymous(HUGE + 4 * PAGE));
+    fault(&mut s, CPU, pid, va, Intent::WRITE);
+    fault(&mut s, FAR, pid, va.offset(HUGE), Intent::WRITE);
+    fault(&mut s, FAR, pid, va.offset(HUGE + PAGE), Intent::READ);
+    let resident = s.kernel.resident(pid).expect("alive");
+    assert_eq!((resident.leaves, resident.zero, resident.swapped), ([1, 1, 0], 1, 0));
+    assert_eq!((resident.on_node(NodeId(0)), resident.on_node(NodeId(1))), (512, 1));
+    assert_eq!((resident.of_size(PageSize::Size2M), resident.bytes()), (1, HUGE + PAGE));
+    s.shutdown();
+}
+
+#[test]
+fn configurations_that_cannot_be_are_refused() {
+    let changes: [fn(&mut KernelConfig); 4] =
+        [|c| c.levels = 3, |c| c.cpus.clear(), |c| c.read_around = 0, |c| c.cpus = vec![NodeId(9)]];
+    for change in changes {
+        let mut config = config();
+        change(&mut config);
+        let layout = common::layout(4096);
+        let pool = paging::FramePool::new(&layout, Default::default()).expect("a layout");
+        let got = os::Kernel::new(
+            config,
+            pool,
+            paging::Arena::new(layout.end()),
+            Box::new(paging::FromBuddy),
+            Box::new(os::SingleTables::default()),
+            &mut common::Machine::new(1),
+        );
+        assert!(matches!(got, Err(MmError::BadConfig(_))), "{:?}", got.err());
+    }
+}

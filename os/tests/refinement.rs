@@ -4,12 +4,13 @@
 mod common;
 
 use common::{GARBAGE, System, config, file_content};
+use mechanisms::mitosis::{Lazy, Replicated};
 use os::{
     Advice, FileId, KernelConfig, MapRequest, MmError, NumaBalancing, Policy, ProcessId, ProcessSpec, Prot,
-    ThpMode,
+    SingleTables, SpaceInfo, Tables, ThpMode,
 };
 use paging::frames::{CpuId, NodeId, NodeSet};
-use paging::{PageSize, Va};
+use paging::{Arena, FromBuddy, GuestPhys, HostPhys, PageSize, Space, TableMemory, TableOps, Va, Virt};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
@@ -46,6 +47,8 @@ enum Action {
     Reclaim { frames: u64 },
     Compact { node: u8 },
     Idle { cpu: u16 },
+    Replicate { who: usize, nodes: u8 },
+    Rebalance { who: usize },
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -86,6 +89,8 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (1..2000u64).prop_map(|frames| Action::Reclaim { frames }),
         1 => (0..2u8).prop_map(|node| Action::Compact { node }),
         1 => (0..4u16).prop_map(|cpu| Action::Idle { cpu }),
+        1 => (0..4usize, 0..4u8).prop_map(|(who, nodes)| Action::Replicate { who, nodes }),
+        1 => (0..4usize).prop_map(|who| Action::Rebalance { who }),
     ]
 }
 
@@ -191,8 +196,8 @@ fn va(page: u64) -> Va {
 }
 
 impl Test {
-    fn new(frames: u64, config: KernelConfig) -> Self {
-        let mut system = System::new(frames, config);
+    fn new(frames: u64, config: KernelConfig, tables: Box<dyn Tables<Arena<HostPhys>>>) -> Self {
+        let mut system = System::of(frames, config, Box::new(FromBuddy), tables);
         let file = system.kernel.create_file(FILE_PAGES).expect("a file");
         let mut test = Test { system, model: Model::default(), file, next: 1 };
         (0..2).for_each(|_| test.begin());
@@ -438,6 +443,16 @@ impl Test {
                     .compact(&mut s.machine, cpu0, NodeId(node), PageSize::Size2M.order())
                     .expect("a pass");
             }
+            Action::Replicate { who, nodes } => {
+                let pid = self.pid(who);
+                let s = &mut self.system;
+                s.kernel.replicate_tables(&mut s.machine, cpu0, pid, NodeSet(nodes)).expect("frames");
+            }
+            Action::Rebalance { who } => {
+                let pid = self.pid(who);
+                let s = &mut self.system;
+                s.kernel.rebalance_tables(&mut s.machine, cpu0, pid).expect("alive");
+            }
             Action::Idle { cpu } => {
                 let s = &mut self.system;
                 s.kernel.idle(&mut s.machine, CpuId(cpu)).expect("a CPU");
@@ -483,7 +498,7 @@ proptest! {
         config in some_config(),
         actions in proptest::collection::vec(action(), 1..80),
     ) {
-        let mut test = Test::new(16384, config);
+        let mut test = Test::new(16384, config, Box::new(SingleTables::default()));
         actions.iter().for_each(|action| test.run(action));
         test.finish();
     }
@@ -494,8 +509,56 @@ proptest! {
         config in some_config(),
         actions in proptest::collection::vec(action(), 1..80),
     ) {
-        let mut test = Test::new(700, config);
+        let mut test = Test::new(700, config, Box::new(SingleTables::default()));
         actions.iter().for_each(|action| test.run(action));
         test.finish();
+    }
+
+    /// With page tables on every node, or that follow the data.
+    #[test]
+    fn it_does_so_on_replicated_tables(
+        config in some_config(),
+        mitosis in mitosis(),
+        frames in prop_oneof![Just(16384u64), Just(1000)],
+        actions in proptest::collection::vec(action(), 1..80),
+    ) {
+        let mut test = Test::new(frames, config, Box::new(mitosis));
+        actions.iter().for_each(|action| test.run(action));
+        test.finish();
+    }
+}
+
+/// Mitosis in one of its forms.
+#[derive(Clone, Copy, Debug)]
+enum Mitosis {
+    Eager(NodeSet),
+    Following,
+    Lazy(u32),
+}
+
+fn mitosis() -> impl Strategy<Value = Mitosis> {
+    prop_oneof![
+        (0..4u8).prop_map(|nodes| Mitosis::Eager(NodeSet(nodes))),
+        Just(Mitosis::Following),
+        (0..9u32).prop_map(Mitosis::Lazy),
+    ]
+}
+
+impl Mitosis {
+    fn ops<I: Space, M: TableMemory>(self) -> Box<dyn TableOps<I, M>> {
+        match self {
+            Mitosis::Eager(nodes) => Box::new(Replicated::<M::Space>::new(nodes)),
+            Mitosis::Following => Box::new(Replicated::<M::Space>::new(NodeSet::default()).following()),
+            Mitosis::Lazy(order) => Box::new(Lazy::<M::Space>::new(NodeSet::first(2), order)),
+        }
+    }
+}
+
+impl<M: TableMemory> Tables<M> for Mitosis {
+    fn process(&mut self, _: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        self.ops()
+    }
+    fn vm(&mut self, _: &SpaceInfo) -> Box<dyn TableOps<GuestPhys, M>> {
+        self.ops()
     }
 }

@@ -9,7 +9,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 use paging::frames::{MAX_NODES, NoFrame, NodeSet};
-use paging::{Frame, NodeId, PhysSpace, TableFrames};
+use paging::{Entry, Frame, NodeId, PhysSpace, TableFrames};
 
 /// What a node's list did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -132,5 +132,8 @@ impl<S: PhysSpace> TableFrames<S> for CachedFrames<'_, S> {
     }
     fn node_of(&self, frame: Frame<S>) -> NodeId {
         self.pool.node_of(frame)
+    }
+    fn leaf_copied(&mut self, entry: Entry) {
+        self.pool.leaf_copied(entry);
     }
 }

@@ -4,12 +4,12 @@
 
 use os::{
     Cost, FileId, Hardware, Invalidate, Kernel, KernelConfig, MmError, ProcessId, RootLoad, Shootdown,
-    SingleTables, SpaceId, SpaceKind,
+    SingleTables, SpaceId, SpaceKind, Tables,
 };
 use paging::frames::{CpuId, FrameState, Layout, NodeId, PoolConfig};
 use paging::{
-    Arena, CachedTable, Cell, Check, Dim, Fault, Frame, FramePool, FromBuddy, Gpa, Hfn, HostLeaf, HostPhys,
-    Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
+    Arena, CachedTable, Cell, Check, Dim, Fault, Frame, FramePool, FrameSource, FromBuddy, Gpa, Hfn,
+    HostLeaf, HostPhys, Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -193,19 +193,21 @@ pub struct System {
 
 impl System {
     pub fn new(frames_per_node: u64, config: KernelConfig) -> Self {
+        Self::of(frames_per_node, config, Box::new(FromBuddy), Box::new(SingleTables::default()))
+    }
+
+    /// With mechanisms in the place of the baselines.
+    pub fn of(
+        frames_per_node: u64,
+        config: KernelConfig,
+        source: Box<dyn FrameSource<HostPhys>>,
+        tables: Box<dyn Tables<Arena<HostPhys>>>,
+    ) -> Self {
         let layout = layout(frames_per_node);
         let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
         let mut machine = Machine::new(config.cpus.len());
         let mem = Arena::new(layout.end());
-        let kernel = Kernel::new(
-            config,
-            pool,
-            mem,
-            Box::new(FromBuddy),
-            Box::new(SingleTables::default()),
-            &mut machine,
-        )
-        .expect("a kernel");
+        let kernel = Kernel::new(config, pool, mem, source, tables, &mut machine).expect("a kernel");
         System { kernel, machine, frames: layout.frames() }
     }
 
