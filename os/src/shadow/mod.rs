@@ -7,7 +7,7 @@
 //! was derived from the entry at once. Shadow tables of guest roots that are not
 //! loaded are kept. (KVM: `arch/x86/kvm/mmu/mmu.c`, without unsync.)
 //!
-//! A [`ShadowMmu`] is an [`MmuNotifier`] of its VM's address space: what the
+//! A [`ShadowMmu`] is an [`MmuNotifier`](crate::MmuNotifier) of its VM's address space: what the
 //! host unmaps or moves leaves the shadow tables too.
 
 mod calls;
