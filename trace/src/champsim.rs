@@ -56,7 +56,7 @@ fn word(bytes: &[u8]) -> u64 {
 
 impl<const CLOUD: bool> TraceSource for ChampSim<CLOUD> {
     fn facts(&self) -> Facts {
-        Facts { format: Self::LAYOUT.format, compression: self.input.compression(), notes: Vec::new() }
+        Facts::new(Self::LAYOUT.format, self.input.compression(), Vec::new())
     }
 }
 

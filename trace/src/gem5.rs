@@ -113,7 +113,7 @@ impl TraceSource for Gem5 {
         if self.others > 0 {
             notes.push(format!("{} packets are neither ReadReq nor WriteReq and were left out", self.others));
         }
-        Facts { format: Format::Gem5, compression: self.input.compression(), notes }
+        Facts::new(Format::Gem5, self.input.compression(), notes)
     }
 }
 

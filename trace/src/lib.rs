@@ -48,4 +48,4 @@ pub use open::{from_bytes, from_reader, open};
 pub use options::{Compression, Format, OpenOptions};
 pub use parquet::{About, ParquetWriter, Written};
 pub use source::{Facts, TraceSource};
-pub use write::{TraceWriter, WRITABLE, WriteOptions, copy, create};
+pub use write::{TraceWriter, WRITABLE, WriteOptions, convert, copy, create};

@@ -47,7 +47,7 @@ impl Qemu16 {
 impl TraceSource for Qemu16 {
     fn facts(&self) -> Facts {
         let notes = vec!["instructions are not counted: each access is one".to_owned()];
-        Facts { format: Format::Qemu16, compression: self.input.compression(), notes }
+        Facts::new(Format::Qemu16, self.input.compression(), notes)
     }
 }
 

@@ -13,6 +13,7 @@ pub trait TraceSource: Source + Send {
 
 /// What kind of trace it is, and what to know before believing results from it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[non_exhaustive]
 pub struct Facts {
     /// The format.
     pub format: Format,
@@ -20,4 +21,12 @@ pub struct Facts {
     pub compression: Compression,
     /// What a user must know: addresses that are physical, accesses that a cache filtered.
     pub notes: Vec<String>,
+    /// The command that was captured, if the trace tells.
+    pub command: Option<String>,
+}
+
+impl Facts {
+    pub(crate) fn new(format: Format, compression: Compression, notes: Vec<String>) -> Facts {
+        Facts { format, compression, notes, command: None }
+    }
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 use std::path::Path;
 use support::{Whole, read_all, sample, scratch};
-use trace::{Format, OpenOptions, WriteOptions, Written, copy, create};
+use trace::{Format, OpenOptions, WriteOptions, Written, convert, create};
 
 /// Three threads in two processes; what the accesses are is the test's.
 fn setup() -> Setup {
@@ -190,16 +190,18 @@ fn a_real_trace_goes_through_parquet_and_back() {
     let whole = read(&path);
     let dir = scratch("rt_real");
     let mut from = path;
-    for name in ["t.parquet", "t.dir", "u.parquet"] {
+    for name in ["t.parquet", "u.parquet", "t.dir"] {
         let to = dir.join(name);
-        let mut source = trace::open(&from, &OpenOptions::default()).unwrap();
-        let setup = source.setup().unwrap();
-        copy(&mut *source, create(&to, &setup, &WriteOptions::default()).unwrap()).unwrap();
+        let mut options = WriteOptions::default();
+        options.about.command = (name == "t.parquet").then(|| "a command".to_owned());
+        convert(&from, &OpenOptions::default(), &to, &options).unwrap();
         let got = read(&to);
         assert!(got.accesses == whole.accesses, "{name}");
         let spawned =
             |whole: &Whole| whole.events.iter().filter(|(_, e)| matches!(e, Event::Spawn { .. })).count();
         assert_eq!(spawned(&got), 4);
+        let facts = trace::open(&to, &OpenOptions::default()).unwrap().facts();
+        assert_eq!(facts.command.is_some(), facts.format == Format::Parquet);
         from = to;
     }
 }

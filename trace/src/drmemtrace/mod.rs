@@ -58,7 +58,7 @@ impl DrMemtrace {
 
 impl TraceSource for DrMemtrace {
     fn facts(&self) -> Facts {
-        Facts { format: Format::DrMemtrace, compression: self.compression, notes: self.shared.notes() }
+        Facts::new(Format::DrMemtrace, self.compression, self.shared.notes())
     }
 }
 

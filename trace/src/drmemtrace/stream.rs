@@ -7,7 +7,10 @@ use crate::input::{Input, is_canonical, size_log2};
 use crate::roster::{Roster, TooMany};
 use machine::input::{Access, BLOCK, Block, Kind, SourceError};
 use paging::Va;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+
+/// As many threads as have an index.
+const THREADS_MAX: usize = 1 << 16;
 
 /// What the files of a trace share.
 #[derive(Debug)]
@@ -16,7 +19,8 @@ pub(crate) struct Shared {
     roster: Roster,
     /// Instructions that no access has counted, by thread.
     pending: Vec<u32>,
-    filetypes: BTreeSet<u64>,
+    /// Bits of all file types.
+    filetype: u64,
     /// Physical addresses, where they are asked for.
     pub(super) physical: Option<PhysicalMap>,
     mappings: u64,
@@ -28,7 +32,7 @@ impl Shared {
             fetches,
             roster: Roster::default(),
             pending: Vec::new(),
-            filetypes: BTreeSet::new(),
+            filetype: 0,
             physical: None,
             mappings: 0,
         }
@@ -36,7 +40,6 @@ impl Shared {
 
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
-        let types = self.filetypes.iter().fold(0, |all, t| all | t);
         let filters = [
             (
                 FILETYPE_FILTERED,
@@ -45,7 +48,9 @@ impl Shared {
             (FILETYPE_IFILTERED, "instruction fetches are filtered: only misses of a cache are there"),
             (FILETYPE_DFILTERED, "data accesses are filtered: only misses of a cache are there"),
         ];
-        notes.extend(filters.iter().filter(|(bit, _)| types & bit != 0).map(|(_, note)| (*note).to_owned()));
+        notes.extend(
+            filters.iter().filter(|(bit, _)| self.filetype & bit != 0).map(|(_, note)| (*note).to_owned()),
+        );
         if self.mappings > 0 {
             notes.push(format!("the trace tells {} physical addresses of pages", self.mappings));
         }
@@ -141,6 +146,9 @@ impl Stream {
                 self.leave_thread(shared);
                 self.pid = record.addr;
                 self.processes.insert(self.tid, self.pid);
+                if self.processes.len() > THREADS_MAX {
+                    return Err(self.input.error(0, TooMany::REASON));
+                }
             }
             (FOOTER, _) => self.footer = true,
             (HEADER, _) => self.footer = false,
@@ -177,7 +185,7 @@ impl Stream {
                 .error(0, format_args!("the trace {reason} (file type {bits:#x})"))
                 .hint("trace a 64-bit program, without -instr_only_trace"));
         }
-        shared.filetypes.insert(bits);
+        shared.filetype |= bits;
         Ok(())
     }
 

@@ -10,6 +10,9 @@ const MAGIC: &[u8; 4] = b"PAR1";
 const TAIL: u64 = 8;
 /// The largest footer believed: 64 MiB hold some 100 000 row groups, 10^11 accesses.
 const FOOTER_MAX: u64 = 64 << 20;
+/// Ends of footers that are tried: the rows behind the last one hold such four
+/// bytes by chance once in 4 GiB.
+const TRIES_MAX: u32 = 100;
 const SCAN: u64 = 1 << 20;
 
 /// Whether the store begins as a Parquet file does.
@@ -40,12 +43,19 @@ pub(crate) fn at_end(store: &Store) -> Result<ParquetMetaData> {
 /// The last footer in the file, wherever it ends, and the byte where it ends.
 pub(crate) fn last(store: &Store) -> Result<(ParquetMetaData, u64)> {
     let mut end = store.len();
+    let mut tried = 0;
     while end > TAIL {
         let start = end.saturating_sub(SCAN);
         let part = store.get(start, (end - start) as usize)?;
         for at in (0..part.len().saturating_sub(MAGIC.len() - 1)).rev() {
             if part[at..at + 4] == MAGIC[..] {
                 let footer_end = start + at as u64 + 4;
+                tried += 1;
+                if tried > TRIES_MAX {
+                    return Err(ParquetError::General(format!(
+                        "none of the last {TRIES_MAX} footers is whole"
+                    )));
+                }
                 if let Ok(footer) = ending_at(store, footer_end) {
                     return Ok((footer, footer_end));
                 }

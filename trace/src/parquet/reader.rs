@@ -24,9 +24,15 @@ use parquet::file::reader::Length;
 use parquet::file::serialized_reader::SerializedPageReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Rows decoded at a time: the columns of a batch stay in the L2 cache.
 const BATCH: usize = 4096;
+
+/// Bytes of events that are taken from a batch of rows: some 100 000 events.
+const EVENTS_MAX: usize = 16 << 20;
+/// Bytes of pages that a batch of rows may take.
+const PAGES_MAX: usize = 128 << 20;
 
 /// A trace in Pagewalk's own format.
 #[derive(Debug)]
@@ -350,7 +356,10 @@ impl TraceSource for ParquetSource {
                 "writing it was interrupted: only what was seen until shortly before is there".to_owned(),
             );
         }
-        Facts { format: Format::Parquet, compression: Compression::None, notes }
+        Facts {
+            command: self.key(KEY_COMMAND).map(str::to_owned),
+            ..Facts::new(Format::Parquet, Compression::None, notes)
+        }
     }
 }
 
@@ -496,6 +505,8 @@ struct Column<T: DataType> {
     reader: ColumnReaderImpl<T>,
     optional: bool,
     levels: Vec<i16>,
+    /// Bytes of the pages that the current batch met.
+    met: Arc<AtomicUsize>,
     /// Where it begins in the file.
     byte: u64,
 }
@@ -513,16 +524,19 @@ impl<T: DataType> Column<T> {
             )));
         }
         let rows = group.num_rows() as usize;
-        let pages = CheckedPages { inner: SerializedPageReader::new(store.clone(), meta, rows, None)?, rows };
+        let met = Arc::new(AtomicUsize::new(0));
+        let inner = SerializedPageReader::new(store.clone(), meta, rows, None)?;
+        let pages = CheckedPages { inner, rows, met: met.clone() };
         let descr = meta.column_descr_ptr();
         let optional = descr.max_def_level() > 0;
         let reader = guarded(|| Ok(get_typed_column_reader(get_column_reader(descr, Box::new(pages)))))?;
-        Ok(Column { reader, optional, levels: Vec::new(), byte: start })
+        Ok(Column { reader, optional, levels: Vec::new(), met, byte: start })
     }
 
     /// Appends `rows` values to `out`.
     fn read(&mut self, rows: usize, out: &mut Vec<T::T>) -> ParquetResult<()> {
         self.levels.clear();
+        self.met.store(0, Relaxed);
         let levels = self.optional.then_some(&mut self.levels);
         let (records, values, _) = guarded(|| self.reader.read_records(rows, levels, None, out))?;
         if records != rows || values != rows {
@@ -536,11 +550,16 @@ impl Column<ByteArrayType> {
     /// The values among the next `rows` rows that are not null.
     fn read_sparse(&mut self, rows: usize) -> ParquetResult<Vec<(usize, Vec<u8>)>> {
         self.levels.clear();
+        self.met.store(0, Relaxed);
         let mut values: Vec<ByteArray> = Vec::new();
         let levels = self.optional.then_some(&mut self.levels);
         let (records, present, _) = guarded(|| self.reader.read_records(rows, levels, None, &mut values))?;
         if records != rows || present != values.len() {
             return Err(ParquetError::EOF(format!("{records} values where {rows} rows are announced")));
+        }
+        let bytes: usize = values.iter().map(ByteArray::len).sum();
+        if bytes > EVENTS_MAX {
+            return Err(ParquetError::General(format!("{bytes} bytes of events in {rows} rows")));
         }
         let is_set = |row: &usize| self.levels.get(*row).is_none_or(|level| *level > 0);
         Ok((0..rows).filter(is_set).zip(values.iter().map(|v| v.data().to_vec())).collect())
@@ -559,6 +578,7 @@ fn all_null(meta: &ColumnChunkMetaData) -> bool {
 struct CheckedPages {
     inner: SerializedPageReader<Store>,
     rows: usize,
+    met: Arc<AtomicUsize>,
 }
 
 impl PageReader for CheckedPages {
@@ -570,6 +590,11 @@ impl PageReader for CheckedPages {
             Some(page) => (page.num_values() as usize, self.rows),
             None => return Ok(None),
         };
+        // The values of `events` keep their pages in memory.
+        let bytes = page.as_ref().map_or(0, |page| page.buffer().len());
+        if self.met.fetch_add(bytes, Relaxed) > PAGES_MAX {
+            return Err(ParquetError::General(format!("{BATCH} rows take more than {PAGES_MAX} bytes")));
+        }
         if claim.0 > claim.1 {
             return Err(ParquetError::General(format!("a page claims {} values; {} fit", claim.0, claim.1)));
         }

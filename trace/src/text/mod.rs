@@ -99,7 +99,7 @@ impl<L: Lines> Text<L> {
 
 impl<L: Lines> TraceSource for Text<L> {
     fn facts(&self) -> Facts {
-        Facts { format: L::FORMAT, compression: self.input.compression(), notes: self.lines.notes() }
+        Facts::new(L::FORMAT, self.input.compression(), self.lines.notes())
     }
 }
 

@@ -6,7 +6,8 @@ mod lackey;
 mod packed;
 
 use crate::error::{Hint, error};
-use crate::options::Format;
+use crate::open::open;
+use crate::options::{Format, OpenOptions};
 use crate::parquet::{About, ParquetWriter, Written};
 use crate::sniff;
 use machine::input::{Block, More, Setup, Source, SourceError};
@@ -109,6 +110,23 @@ pub fn copy(source: &mut dyn Source, mut writer: Box<dyn TraceWriter>) -> Result
             return writer.finish();
         }
     }
+}
+
+/// Writes the trace at `from` to `to`. A command that it was captured from stays with it.
+///
+/// # Errors
+/// As [`crate::open()`], [`create`] and [`copy`].
+pub fn convert(
+    from: &Path,
+    reading: &OpenOptions,
+    to: &Path,
+    writing: &WriteOptions,
+) -> Result<Written, SourceError> {
+    let mut source = open(from, reading)?;
+    let setup = source.setup()?;
+    let mut writing = writing.clone();
+    writing.about.command = writing.about.command.or(source.facts().command);
+    copy(&mut *source, create(to, &setup, &writing)?)
 }
 
 /// Lets one thread's accesses through, or all.
