@@ -72,7 +72,7 @@ pub fn run(command: &[&str], options: CaptureOptions) -> Option<Stream> {
 type Regions = BTreeMap<u64, (u64, Permissions)>;
 
 /// A page-by-page notion of what is mapped.
-struct World {
+pub struct World {
     processes: Vec<Regions>,
     threads: Vec<u16>,
 }
@@ -104,14 +104,16 @@ fn cut(regions: &mut Regions, start: u64, end: u64) {
 }
 
 impl World {
-    fn new(setup: &Setup) -> World {
+    /// The world before the first access.
+    pub fn new(setup: &Setup) -> World {
         World {
             processes: setup.processes.iter().map(regions).collect(),
             threads: setup.threads.iter().map(|t| t.process).collect(),
         }
     }
 
-    fn check(&self, access: &Access, at: usize) {
+    /// Panics if the access, the `at`-th, is to what is not mapped.
+    pub fn check(&self, access: &Access, at: usize) {
         let process = self.threads[access.thread as usize];
         let last = access.va.raw() + (1 << access.size_log2) - 1;
         for va in [access.va.raw(), last] {
@@ -128,7 +130,8 @@ impl World {
         }
     }
 
-    fn apply(&mut self, event: &Event) {
+    /// Follows what happens.
+    pub fn apply(&mut self, event: &Event) {
         match event {
             Event::Map { process, region } => {
                 let (start, end) = (region.start.raw(), region.start.raw() + region.len);
