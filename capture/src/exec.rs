@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use capture_ring::Note;
 use capture_ring::program::{self, Unfit};
 
-use crate::{process, translate};
+use crate::{memory, process, translate};
 
 /// The `-plugin` argument, up to the log's number.
 pub static PLUGIN: OnceLock<String> = OnceLock::new();
@@ -48,7 +48,7 @@ fn start(path: &CString, argv: u64, envp: u64) {
     }
     let path = Path::new(OsStr::from_bytes(path.to_bytes()));
     // The guest sees QEMU's link; what it means is its own executable.
-    let path = if path == Path::new("/proc/self/exe") { translate::executable() } else { path.to_owned() };
+    let path = if path == Path::new("/proc/self/exe") { translate::program() } else { path.to_owned() };
     let (Some(args), Some(env)) = (strings(argv), strings(envp)) else { return };
     let args = args.into_iter().map(|a| OsString::from_vec(a.into_bytes())).collect();
     match program::resolve(&path, args) {
@@ -67,7 +67,9 @@ fn start(path: &CString, argv: u64, envp: u64) {
 }
 
 fn command_line(program: &Path, args: Vec<OsString>) -> Option<Vec<CString>> {
-    let plugin = format!("{},log={}", PLUGIN.get()?, process::log_index());
+    // QEMU takes a doubled comma for one.
+    let name = program.to_str()?.replace(',', ",,");
+    let plugin = format!("{},log={},program={name}", PLUGIN.get()?, process::log_index());
     let mut args = args.into_iter();
     let name = args.next().unwrap_or_default();
     let mut line: Vec<OsString> = vec!["qemu-x86_64".into(), "-plugin".into(), plugin.into(), "-0".into()];
@@ -80,18 +82,6 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
 }
 
-/// Reads the guest's memory. The kernel checks the address: a bad one is the guest's fault, not ours.
-fn read(address: u64, into: &mut [u8]) -> usize {
-    let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
-    let remote = libc::iovec {
-        iov_base: (address + translate::guest_base()) as *mut libc::c_void,
-        iov_len: into.len(),
-    };
-    // SAFETY: local covers `into`; remote is only read, by the kernel.
-    let n = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
-    usize::try_from(n).unwrap_or(0)
-}
-
 /// A C string of the guest's.
 fn string(address: u64) -> Option<CString> {
     let mut bytes = Vec::new();
@@ -99,7 +89,7 @@ fn string(address: u64) -> Option<CString> {
         // Up to the end of the page, beyond which nothing may be mapped.
         let at = address + bytes.len() as u64;
         let mut part = vec![0; 4096 - (at % 4096) as usize];
-        let n = read(at, &mut part);
+        let n = memory::read(at, &mut part);
         if n == 0 {
             return None;
         }
@@ -120,7 +110,7 @@ fn strings(address: u64) -> Option<Vec<CString>> {
     }
     while all.len() < MOST {
         let mut word = [0; 8];
-        if read(address + 8 * all.len() as u64, &mut word) != 8 {
+        if memory::read(address + 8 * all.len() as u64, &mut word) != 8 {
             return None;
         }
         match u64::from_le_bytes(word) {

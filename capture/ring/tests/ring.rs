@@ -157,7 +157,11 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 
 fn note() -> impl Strategy<Value = Note> {
     prop_oneof![
-        (text(), text()).prop_map(|(path, maps)| Note::Image { path, maps }),
+        (any::<(u64, u64)>(), text(), text()).prop_map(|(stack, path, maps)| Note::Image {
+            stack,
+            path,
+            maps
+        }),
         any::<u32>().prop_map(|lane| Note::ThreadStart { lane }),
         any::<u32>().prop_map(|lane| Note::ThreadEnd { lane }),
         (any::<[u64; 4]>(), any::<[u32; 2]>(), text()).prop_map(|(a, b, path)| Note::Map {

@@ -1,10 +1,12 @@
 //! As much of ELF as capture needs: which parts of a file are mapped with which
 //! permissions, and where a symbol is. Files are hostile: everything is bounded.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use machine::input::Permissions;
 
@@ -17,6 +19,8 @@ pub struct Segment {
     pub va: u64,
     /// Bytes in the file.
     pub file_len: u64,
+    /// Bytes in memory: what is beyond the file's is zero.
+    pub len: u64,
     /// What may be done with it.
     pub permissions: Permissions,
 }
@@ -70,12 +74,8 @@ impl Elf {
 
     /// The loadable segments, as they lie in the file.
     pub fn segments(&self) -> Vec<Segment> {
-        // e_phoff, e_phentsize, e_phnum; PT_LOAD is 1; flags are X 1, W 2, R 4.
-        let entry = u16_at(&self.header, 54) as usize;
-        if entry < 56 {
-            return Vec::new();
-        }
-        self.table(u64_at(&self.header, 32), entry, u16_at(&self.header, 56))
+        // PT_LOAD is 1; flags are X 1, W 2, R 4.
+        self.program_headers()
             .iter()
             .filter(|h| u32_at(h, 0) == 1)
             .map(|h| {
@@ -84,6 +84,7 @@ impl Elf {
                     offset: u64_at(h, 8),
                     va: u64_at(h, 16),
                     file_len: u64_at(h, 32),
+                    len: u64_at(h, 40),
                     permissions: Permissions {
                         read: flags & 4 != 0,
                         write: flags & 2 != 0,
@@ -92,6 +93,26 @@ impl Elf {
                 }
             })
             .collect()
+    }
+
+    /// The interpreter: the dynamic linker, if the program has one.
+    pub fn interpreter(&self) -> Option<PathBuf> {
+        // PT_INTERP is 3; PATH_MAX is 4096.
+        let headers = self.program_headers();
+        let header = headers.iter().find(|h| u32_at(h, 0) == 3)?;
+        let mut path = vec![0; usize::try_from(u64_at(header, 32)).ok().filter(|&len| len <= 4096)?];
+        self.file.read_exact_at(&mut path, u64_at(header, 8)).ok()?;
+        path.truncate(path.iter().position(|&b| b == 0)?);
+        Some(PathBuf::from(OsStr::from_bytes(&path)))
+    }
+
+    fn program_headers(&self) -> Vec<Vec<u8>> {
+        // e_phoff, e_phentsize, e_phnum.
+        let entry = u16_at(&self.header, 54) as usize;
+        if entry < 56 {
+            return Vec::new();
+        }
+        self.table(u64_at(&self.header, 32), entry, u16_at(&self.header, 56))
     }
 
     /// The address of a symbol, before relocation: from the full table or, in a stripped file, the dynamic one.
@@ -140,6 +161,7 @@ mod tests {
         let main = elf.symbol("main").unwrap();
         let code = segments.iter().find(|s| s.permissions.execute).unwrap();
         assert!((code.va..code.va + code.file_len).contains(&main));
+        assert!(elf.interpreter().is_none_or(|path| path.exists()));
         assert_eq!(elf.symbol("no such symbol"), None);
         assert_eq!(elf.symbol("mai"), None);
     }
@@ -151,7 +173,7 @@ mod tests {
         bytes.resize(64, 0xff);
         std::fs::write(&path, &bytes).unwrap();
         let elf = Elf::open(&path).unwrap();
-        assert_eq!((elf.segments(), elf.symbol("main")), (vec![], None));
+        assert_eq!((elf.segments(), elf.symbol("main"), elf.interpreter()), (vec![], None, None));
         std::fs::write(&path, b"text").unwrap();
         assert!(Elf::open(&path).is_err());
         std::fs::remove_file(path).unwrap();

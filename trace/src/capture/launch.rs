@@ -30,16 +30,16 @@ pub fn start(
     let (shared, fd) =
         Shared::create().map_err(|error| CaptureError::System { what: "shared memory", error })?;
     // QEMU's option parser takes a doubled comma for one.
-    let plugin = plugin.to_string_lossy().replace(',', ",,");
-    let mut spec = format!("{plugin},ring=/proc/{}/fd/{},log=0", std::process::id(), fd.as_raw_fd());
+    let escaped = |path: &Path| path.to_string_lossy().replace(',', ",,");
+    let memory = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
+    let mut spec = format!("{},ring={memory},log=0,program={}", escaped(&plugin), escaped(&executable));
     match options.fetches {
         Fetches::None => {}
         Fetches::Blocks => spec.push_str(",fetch=block"),
         Fetches::Lines => spec.push_str(",fetch=line"),
     }
     if let Start::Symbol(symbol) = &options.start {
-        let (address, code) = find_symbol(&executable, symbol)?;
-        spec.push_str(&format!(",start={address}:{code}"));
+        spec.push_str(&format!(",start={}", find_symbol(&executable, symbol)?));
     }
     let mut command = Command::new(&emulator);
     let mut words = words.into_iter();
@@ -141,13 +141,12 @@ fn find_plugin(options: &CaptureOptions) -> Result<PathBuf, CaptureError> {
         .ok_or_else(|| CaptureError::NoPlugin { looked: dir.display().to_string() })
 }
 
-/// A symbol's address, and that of the first executable segment: from both the plugin knows where it is once loaded.
-fn find_symbol(executable: &Path, symbol: &str) -> Result<(u64, u64), CaptureError> {
+/// How far behind the executable's first page a symbol is.
+fn find_symbol(executable: &Path, symbol: &str) -> Result<u64, CaptureError> {
     let missing =
         || CaptureError::NoSymbol { program: executable.display().to_string(), symbol: symbol.to_owned() };
     let elf = Elf::open(executable).map_err(|_| missing())?;
     let address = elf.symbol(symbol).ok_or_else(missing)?;
-    let segments = elf.segments();
-    let code = segments.iter().find(|s| s.permissions.execute).ok_or_else(missing)?;
-    Ok((address, code.va))
+    let first = elf.segments().first().map(|s| s.va & !4095).ok_or_else(missing)?;
+    address.checked_sub(first).ok_or_else(missing)
 }

@@ -222,13 +222,14 @@ impl Merge {
         let process = &mut self.processes[at];
         let index = process.index;
         match &message.note {
-            Note::Image { path, maps } => {
+            Note::Image { stack, path, maps } => {
                 let path = String::from_utf8_lossy(path).into_owned();
                 let first = process.space.path.as_os_str().is_empty();
                 for thread in process.threads.drain(..) {
                     retire(shared, &thread, &mut self.counts);
                 }
-                process.space = Space::load(Path::new(&path), &String::from_utf8_lossy(maps), &self.layout);
+                let maps = String::from_utf8_lossy(maps);
+                process.space = Space::load(Path::new(&path), &maps, *stack, &self.layout);
                 if self.begun && !first {
                     block
                         .events

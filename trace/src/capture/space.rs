@@ -52,6 +52,9 @@ pub struct Space {
 /// QEMU places position-independent programs from here on.
 const RELOCATED: u64 = 0x40_0000_0000;
 const PAGE: u64 = 4096;
+const STACK: &str = "[stack]";
+/// No kernel's vDSO is larger.
+const VDSO_MOST: u64 = 64 << 10;
 /// PROT_*, MAP_*, MADV_*, MREMAP_* of Linux on x86-64.
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
@@ -78,8 +81,9 @@ fn permissions(prot: u32) -> Permissions {
 }
 
 impl Space {
-    /// The address space of a program that has just been loaded.
-    pub fn load(path: &Path, maps: &str, layout: &Layout) -> Space {
+    /// The address space of a program that has just been loaded: of the emulator's mappings, those that are a
+    /// program's, whose stack is known.
+    pub fn load(path: &Path, maps: &str, stack: (u64, u64), layout: &Layout) -> Space {
         let rebase = match layout {
             Layout::Native => Rebase::default(),
             Layout::Emulator => Rebase::identity(),
@@ -87,35 +91,17 @@ impl Space {
         };
         let heap_place = if let Layout::Snapshot(snapshot) = layout { snapshot.heap() } else { None };
         let mut space = Space { path: path.to_owned(), rebase, heap_place, ..Space::default() };
-        let lines = by_segment(maps.lines().filter_map(Line::parse));
-        let stack = stack_of(&lines);
-        let mut owner: Option<(u64, String)> = None;
-        for (i, line) in lines.iter().enumerate() {
-            let is_stack = stack == Some(line.start);
-            if stack == Some(line.end) && line.file().is_none() {
-                // QEMU's guard page.
-                continue;
-            }
-            // Anonymous memory right after a file's is its .bss.
-            let file = line.file().map(|file| base_name(&file));
-            let name = match (file, owner.take()) {
-                _ if is_stack => "[stack]".into(),
-                (Some(file), _) => file,
-                (None, Some((end, file))) if end == line.start => file,
-                _ => "anonymous".into(),
-            };
-            if !is_stack {
-                owner = Some((line.end, name.clone()));
-            }
+        let lines = image(path, maps.lines().filter_map(Line::parse), stack);
+        for (i, (line, name)) in lines.iter().enumerate() {
             if space.rebase.around(line.start).is_none() {
-                let run =
-                    lines[i..].windows(2).take_while(|w| w[0].end == w[1].start && stack != Some(w[1].start));
-                let end = if is_stack { line.end } else { run.last().map_or(line.end, |w| w[1].end) };
+                let is_stack = name == STACK;
+                let run = lines[i..].windows(2).take_while(|w| w[0].0.end == w[1].0.start && w[1].1 != STACK);
+                let end = if is_stack { line.end } else { run.last().map_or(line.end, |w| w[1].0.end) };
                 space.place_loaded(line, end - line.start, is_stack, layout);
             }
             let mapping = Mapping {
                 end: line.end,
-                name,
+                name: name.clone(),
                 backing: line.backing(),
                 permissions: line.permissions(),
                 advice: HugeAdvice::None,
@@ -136,7 +122,6 @@ impl Space {
         } else if let Some(native) = snapshot.and_then(|s| s.place(first)) {
             Some(native)
         } else {
-            // The kernel names the file, the program may have been started by a link to it.
             let executable = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
             (first.file() == Some(executable)).then_some(EXECUTABLE)
         };
@@ -343,38 +328,74 @@ fn join(region: &mut Region, next: &Region) -> bool {
     continues
 }
 
-/// QEMU's stack is the largest writable anonymous mapping of a fresh program that follows no file's.
-fn stack_of(lines: &[Line]) -> Option<u64> {
-    let follows_file = |line: &Line| lines.iter().any(|f| f.file().is_some() && f.end == line.start);
-    lines
-        .iter()
-        .filter(|l| l.file().is_none() && l.permissions().write && !follows_file(l))
-        .max_by_key(|l| l.end - l.start)
-        .map(|l| l.start)
+/// What a fresh program consists of, with names: its file and its interpreter's, each with the zeroed memory behind it
+/// (.bss), the stack, and the vDSO, which has no name in the emulator but is small and nobody may write to it. The
+/// rest (code buffers, thread stacks) is the emulator's, also where the kernel made one mapping of both.
+fn image(path: &Path, lines: impl Iterator<Item = Line>, stack: (u64, u64)) -> Vec<(Line, String)> {
+    // The kernel names the file, the program may have been started by a link to it.
+    let real = |path: PathBuf| std::fs::canonicalize(&path).unwrap_or(path);
+    let interpreter = Elf::open(path).ok().and_then(|elf| elf.interpreter());
+    let files: Vec<PathBuf> = [path.to_owned()].into_iter().chain(interpreter).map(real).collect();
+    let mut out: Vec<(Line, String)> = Vec::new();
+    let mut loaded: Option<Loaded> = None;
+    for line in lines {
+        if line.start <= stack.0 && stack.1 <= line.end && stack.0 < stack.1 {
+            out.push((line.part(stack.0, stack.1), STACK.to_owned()));
+        } else if let Some(file) = line.file() {
+            if files.contains(&file) {
+                let loaded = match loaded.take().filter(|l| l.file == file) {
+                    Some(same) => loaded.insert(same),
+                    None => loaded.insert(Loaded::new(file, &line)),
+                };
+                out.extend(loaded.parts(&line).into_iter().map(|part| (part, loaded.name())));
+            }
+        } else if let Some(loaded) = loaded.as_ref().filter(|l| (l.start..l.end).contains(&line.start)) {
+            out.push((line.part(line.start, line.end.min(loaded.end)), loaded.name()));
+        } else if line.name.is_empty()
+            && line.mode.permissions == Permissions::READ
+            && line.end - line.start <= VDSO_MOST
+        {
+            // QEMU maps code without execution.
+            let mode = Mode { permissions: Permissions::READ_EXECUTE, ..line.mode };
+            out.push((Line { mode, ..line }, "[vdso]".to_owned()));
+        }
+    }
+    out
 }
 
-/// Loaded files' mappings, cut where their segments meet and with the permissions that the files ask for. QEMU
-/// maps code without execution, so that the kernel makes one mapping of several segments; and it takes write
-/// permission from pages whose code it has translated.
-fn by_segment(lines: impl Iterator<Item = Line>) -> Vec<Line> {
-    let mut out = Vec::new();
-    // The file at hand, its segments, and where its address 0 is.
-    let mut loaded: Option<(PathBuf, Vec<Segment>, u64)> = None;
-    for line in lines {
-        let Some(file) = line.file() else {
-            out.push(line);
-            continue;
-        };
-        if loaded.as_ref().is_none_or(|(name, ..)| *name != file) {
-            let segments = Elf::open(&file).map(|elf| elf.segments()).unwrap_or_default();
-            let first = segments.iter().find(|s| page(s.offset) == line.offset).map_or(0, |s| page(s.va));
-            loaded = Some((file, segments, line.start.wrapping_sub(first)));
-        }
-        let (_, segments, base) = loaded.as_ref().expect("just set");
+/// A file that the emulator has loaded.
+struct Loaded {
+    file: PathBuf,
+    segments: Vec<Segment>,
+    /// Where its address 0 is.
+    base: u64,
+    start: u64,
+    /// Where its last segment ends in memory.
+    end: u64,
+}
+
+impl Loaded {
+    fn new(file: PathBuf, first: &Line) -> Loaded {
+        let segments = Elf::open(&file).map(|elf| elf.segments()).unwrap_or_default();
+        let va = segments.iter().find(|s| page(s.offset) == first.offset).map_or(0, |s| page(s.va));
+        let base = first.start.wrapping_sub(va);
+        let end = segments.iter().map(|s| base.wrapping_add(up(s.va.saturating_add(s.len)))).max();
+        Loaded { file, segments, base, start: first.start, end: end.unwrap_or(first.end) }
+    }
+
+    fn name(&self) -> String {
+        base_name(&self.file)
+    }
+
+    /// A mapping of the file, cut where its segments meet and with the permissions that it asks for. QEMU maps code
+    /// without execution, so that the kernel makes one mapping of several segments; and it takes write permission from
+    /// pages whose code it has translated.
+    fn parts(&self, line: &Line) -> Vec<Line> {
+        let mut out = Vec::new();
         let mut at = line.start;
-        for segment in segments {
-            let start = base.wrapping_add(page(segment.va)).max(at);
-            let end = base.wrapping_add(up(segment.va.saturating_add(segment.file_len))).min(line.end);
+        for segment in &self.segments {
+            let start = self.base.wrapping_add(page(segment.va)).max(at);
+            let end = self.base.wrapping_add(up(segment.va.saturating_add(segment.file_len))).min(line.end);
             if start < end {
                 out.extend((at < start).then(|| line.part(at, start)));
                 let mode = Mode { permissions: segment.permissions, ..line.mode };
@@ -383,8 +404,8 @@ fn by_segment(lines: impl Iterator<Item = Line>) -> Vec<Line> {
             }
         }
         out.extend((at < line.end).then(|| line.part(at, line.end)));
+        out
     }
-    out
 }
 
 fn base_name(path: &Path) -> String {
@@ -533,8 +554,9 @@ mod tests {
             maps += &line(page(segment.va), end(segment), "rw-p", page(segment.offset));
         }
         maps +=
-            &format!("{:x}-{:x} rw-p 00000000 00:00 0\n", GUEST + (1 << 30), GUEST + (1 << 30) + (8 << 20));
-        let space = Space::load(&exe, &maps, &Layout::Native);
+            &format!("{:x}-{:x} rw-p 00000000 00:00 0\n", GUEST + (1 << 30), GUEST + (1 << 30) + (9 << 20));
+        let stack = (GUEST + (1 << 30), GUEST + (1 << 30) + (8 << 20));
+        let space = Space::load(&exe, &maps, stack, &Layout::Native);
         for region in space.setup(|_, _| false).regions {
             if region.name == "[stack]" {
                 assert_eq!(region.start.raw() + region.len, STACK_TOP);

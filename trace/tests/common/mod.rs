@@ -69,6 +69,21 @@ pub fn run(command: &[&str], options: CaptureOptions) -> Option<Stream> {
     Some(take(start(command, options)?))
 }
 
+/// Whether two streams are of the same accesses. QEMU before 9 chooses the program's addresses itself, always the
+/// same; later ones leave it to the kernel, which randomises them by whole pages.
+pub fn same(one: &[Access], two: &[Access]) -> bool {
+    let within_page = |a: &Access| (a.va.raw() & 0xfff, a.insns, a.thread, a.kind, a.size_log2);
+    one == two || random_pages() && one.iter().map(within_page).eq(two.iter().map(within_page))
+}
+
+fn random_pages() -> bool {
+    let emulator = std::env::var_os("PAGEWALK_QEMU").unwrap_or("qemu-x86_64".into());
+    let output = std::process::Command::new(emulator).arg("--version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let major = text.split_whitespace().find_map(|word| word.split_once('.')?.0.parse::<u32>().ok());
+    major.unwrap() > 8
+}
+
 type Regions = BTreeMap<u64, (u64, Permissions)>;
 
 /// A page-by-page notion of what is mapped.
