@@ -40,7 +40,9 @@ pub extern "C" fn on_call(
     let vcpu = unsafe { vcpu(index) };
     vcpu.call = [a1, a2, a3, a4, a5, a6];
     match number {
-        libc::SYS_munmap => process::say(Note::Unmap { start: a1, len: a2 }),
+        // With no length the call fails.
+        libc::SYS_munmap if a2 != 0 => process::say(Note::Unmap { start: a1, len: a2 }),
+        libc::SYS_shmdt => process::say(Note::Unmap { start: a1, len: 0 }),
         libc::SYS_madvise if a3 == DONTNEED => {
             process::say(Note::Advise { start: a1, len: a2, advice: a3 as u32 });
         }
@@ -80,6 +82,18 @@ pub extern "C" fn on_return(_: Id, index: c_uint, number: i64, ret: i64) {
                 path,
             });
         }
+        libc::SYS_shmat if !failed => {
+            let prot = if a3 & libc::SHM_RDONLY as u64 != 0 { libc::PROT_READ } else { READ_WRITE };
+            process::say(Note::Map {
+                start: ret as u64,
+                hint: a2,
+                len: segment_len(a1 as i32),
+                prot: prot as u32,
+                flags: (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as u32,
+                offset: 0,
+                path: Vec::new(),
+            });
+        }
         libc::SYS_mprotect | libc::SYS_pkey_mprotect if !failed => {
             process::say(Note::Protect { start: a1, len: a2, prot: a3 as u32 });
         }
@@ -110,6 +124,17 @@ pub extern "C" fn on_return(_: Id, index: c_uint, number: i64, ret: i64) {
         }
         _ => {}
     }
+}
+
+const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
+
+/// How long a System V shared segment is.
+fn segment_len(id: i32) -> u64 {
+    // SAFETY: all zero is a valid value of the structure.
+    let mut segment: libc::shmid_ds = unsafe { std::mem::zeroed() };
+    // SAFETY: a place for the answer.
+    unsafe { libc::shmctl(id, libc::IPC_STAT, &mut segment) };
+    segment.shm_segsz as u64
 }
 
 /// The name of an open file; empty if it has none.

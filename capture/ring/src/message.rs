@@ -32,7 +32,7 @@ pub enum Note {
         /// Which lane.
         lane: u32,
     },
-    /// `mmap` succeeded.
+    /// `mmap` or `shmat` succeeded.
     Map {
         /// First byte.
         start: u64,
@@ -49,11 +49,11 @@ pub enum Note {
         /// The file; empty if anonymous.
         path: Vec<u8>,
     },
-    /// `munmap` begins.
+    /// `munmap` or `shmdt` begins.
     Unmap {
         /// First byte.
         start: u64,
-        /// Bytes.
+        /// Bytes; 0 for the whole mapping that begins there.
         len: u64,
     },
     /// `mprotect` succeeded.

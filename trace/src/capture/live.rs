@@ -61,6 +61,8 @@ pub struct Summary {
     pub skipped: u64,
     /// Of these, after its end: after a limit or an interruption.
     pub dropped: u64,
+    /// Of these, not the program's but the emulator's own (the processor's descriptor tables).
+    pub emulators: u64,
     /// The stream was cut short by SIGINT or SIGTERM.
     pub interrupted: bool,
     /// Programs that were started but could not be captured, and why.
@@ -72,7 +74,7 @@ pub struct Summary {
 impl Summary {
     /// Accesses that were seen and are nowhere: never any.
     pub fn lost(&self) -> u64 {
-        self.seen - self.delivered - self.skipped - self.dropped
+        self.seen - self.delivered - self.skipped - self.dropped - self.emulators
     }
 }
 
@@ -183,6 +185,7 @@ impl LiveSource {
             delivered: counts.delivered,
             skipped: counts.skipped,
             dropped: counts.dropped + counts.unread,
+            emulators: counts.emulators,
             interrupted,
             escapes: std::mem::take(&mut self.merge.escapes),
             layout: self.layout(),

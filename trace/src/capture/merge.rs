@@ -54,6 +54,8 @@ pub struct Counts {
     pub skipped: u64,
     /// Of these, after it.
     pub dropped: u64,
+    /// Of these, the emulator's own.
+    pub emulators: u64,
     /// Of these, still in the shared memory.
     pub unread: u64,
 }
@@ -408,8 +410,7 @@ impl Process {
                 continue;
             }
             moved = true;
-            counts.delivered += n as u64;
-            *wanted -= n as u64;
+            let before = block.accesses.len();
             let index = thread.index.unwrap_or(0);
             let (lookup, rebase) = (&mut self.lookup, &self.space.rebase);
             let lane = thread.reader.index();
@@ -418,8 +419,9 @@ impl Process {
             thread.reader.take(shared, n, |record: Record| {
                 let insns = record.insn().wrapping_sub(last).min(u16::MAX as u32) as u16;
                 last = record.insn();
+                let Some(va) = lookup.address(rebase, record.va) else { return };
                 block.accesses.push(Access {
-                    va: Va::new(lookup.address(rebase, record.va)),
+                    va: Va::new(va),
                     insns,
                     thread: index,
                     kind: kind_of(record.kind()),
@@ -429,6 +431,10 @@ impl Process {
                 });
             });
             thread.insn = Some(last);
+            let delivered = (block.accesses.len() - before) as u64;
+            counts.delivered += delivered;
+            counts.emulators += n as u64 - delivered;
+            *wanted -= delivered;
         }
         moved
     }

@@ -41,6 +41,8 @@ pub struct Rebase {
     native: Ranges,
     /// Native stretches of a snapshot, to be used first: start, end.
     wanted: Vec<(u64, u64)>,
+    /// Guest addresses that are the emulator's own, unless the program maps something there.
+    emulators: Vec<(u64, u64)>,
 }
 
 impl Rebase {
@@ -52,6 +54,16 @@ impl Rebase {
     /// Prefers these native stretches (a snapshot's anonymous mappings) to the top of what is free.
     pub fn preferring(stretches: Vec<(u64, u64)>) -> Rebase {
         Rebase { wanted: stretches, ..Rebase::default() }
+    }
+
+    /// Tells which guest addresses are the emulator's own: accesses there are not the program's. (QEMU keeps the
+    /// processor's descriptor tables in the program's address space, and reads them when it delivers a signal.)
+    pub fn set_emulators(&mut self, ranges: Vec<(u64, u64)>) {
+        self.emulators = ranges;
+    }
+
+    fn is_emulators(&self, guest: u64) -> bool {
+        self.emulators.iter().any(|&(start, end)| (start..end).contains(&guest))
     }
 
     /// The stretch with one distance around a guest address: start, end, distance.
@@ -67,9 +79,6 @@ impl Rebase {
     /// The native stretches of a guest range: guest start, length, native start.
     pub fn range(&self, start: u64, len: u64) -> Vec<(u64, u64, u64)> {
         let end = start.saturating_add(len);
-        if self.identity {
-            return vec![(start, len, start)];
-        }
         let first = self.piece(start).map_or(start, |(s, _)| s);
         self.pieces
             .range(first..end)
@@ -81,15 +90,12 @@ impl Rebase {
     /// Gives a new guest range native addresses. Parts that have some keep them: a mapping inside
     /// a reservation stays in its place.
     pub fn map(&mut self, start: u64, len: u64, placed: bool) {
-        if self.identity {
-            return;
-        }
         let end = start.saturating_add(len);
         let mut at = start;
         let known = self.range(start, len);
         for (s, l) in known.iter().map(|&(s, l, _)| (s, l)).chain([(end, 0)]) {
             if at < s {
-                let delta = self.choose(at, s, placed);
+                let delta = if self.identity { 0 } else { self.choose(at, s, placed) };
                 self.insert(at, s, delta);
             }
             at = s + l;
@@ -98,11 +104,9 @@ impl Rebase {
 
     /// Gives a guest range this native start.
     pub fn place(&mut self, start: u64, len: u64, native: u64) {
-        if self.identity {
-            return;
-        }
         self.unmap(start, len);
-        self.insert(start, start + len, native.wrapping_sub(start));
+        let delta = if self.identity { 0 } else { native.wrapping_sub(start) };
+        self.insert(start, start + len, delta);
     }
 
     /// Frees a guest range's native addresses.
@@ -241,27 +245,29 @@ impl Lookup {
         self.large.1 = 0;
         self.pages.fill((NONE, 0));
     }
-    /// The native address.
+    /// The native address; `None` if the access is not the program's. Unchanged where nothing is known.
     #[inline(always)]
-    pub fn address(&mut self, rebase: &Rebase, guest: u64) -> u64 {
+    pub fn address(&mut self, rebase: &Rebase, guest: u64) -> Option<u64> {
         if guest.wrapping_sub(self.large.0) < self.large.1 {
-            return guest.wrapping_add(self.large.2);
+            return Some(guest.wrapping_add(self.large.2));
         }
         let (page, delta) = self.pages[(guest >> 12) as usize % PAGES];
         if page == guest >> 12 {
-            return guest.wrapping_add(delta);
+            return Some(guest.wrapping_add(delta));
         }
         self.miss(rebase, guest)
     }
     #[cold]
     #[inline(never)]
-    fn miss(&mut self, rebase: &Rebase, guest: u64) -> u64 {
-        let Some((start, end, delta)) = rebase.around(guest) else { return guest };
+    fn miss(&mut self, rebase: &Rebase, guest: u64) -> Option<u64> {
+        let Some((start, end, delta)) = rebase.around(guest) else {
+            return (!rebase.is_emulators(guest)).then_some(guest);
+        };
         if end - start >= LARGE {
             self.large = (start, end - start, delta);
         }
         self.pages[(guest >> 12) as usize % PAGES] = (guest >> 12, delta);
-        guest.wrapping_add(delta)
+        Some(guest.wrapping_add(delta))
     }
 }
 
@@ -328,8 +334,23 @@ mod tests {
     fn identity_changes_nothing() {
         let mut rebase = Rebase::identity();
         rebase.map(GUEST, 0x1000, false);
-        assert_eq!(rebase.range(GUEST, 0x1000), vec![(GUEST, 0x1000, GUEST)]);
-        assert_eq!(Lookup::default().address(&rebase, 0x123), 0x123);
+        rebase.place(GUEST + 0x5000, 0x1000, EXECUTABLE);
+        assert_eq!(
+            rebase.range(GUEST, 0x9000),
+            [(GUEST, 0x1000, GUEST), (GUEST + 0x5000, 0x1000, GUEST + 0x5000)]
+        );
+        assert_eq!(Lookup::default().address(&rebase, 0x123), Some(0x123));
+    }
+
+    #[test]
+    fn the_emulators_addresses_are_the_programs_once_it_maps_them() {
+        let mut rebase = Rebase::default();
+        rebase.set_emulators(vec![(GUEST, GUEST + 0x2000)]);
+        let mut lookup = Lookup::default();
+        assert_eq!(lookup.address(&rebase, GUEST + 0x1028), None);
+        assert_eq!(lookup.address(&rebase, GUEST + 0x2000), Some(GUEST + 0x2000));
+        rebase.map(GUEST + 0x1000, 0x1000, false);
+        assert_eq!(lookup.address(&rebase, GUEST + 0x1028), Some(MMAP_TOP - 0x1000 + 0x28));
     }
 
     #[derive(Clone, Debug)]
@@ -374,7 +395,7 @@ mod tests {
                 for page in 0..3600 {
                     let guest = GUEST + page * 4096 + 8;
                     prop_assert_eq!(address(&rebase, guest), model.get(&page).map(|n| n + 8));
-                    prop_assert_eq!(lookup.address(&rebase, guest), model.get(&page).map_or(guest, |n| n + 8));
+                    prop_assert_eq!(lookup.address(&rebase, guest), Some(model.get(&page).map_or(guest, |n| n + 8)));
                 }
                 let mut places: Vec<u64> = model.values().copied().collect();
                 places.sort_unstable();

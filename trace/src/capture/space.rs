@@ -91,7 +91,8 @@ impl Space {
         };
         let heap_place = if let Layout::Snapshot(snapshot) = layout { snapshot.heap() } else { None };
         let mut space = Space { path: path.to_owned(), rebase, heap_place, ..Space::default() };
-        let lines = image(path, maps.lines().filter_map(Line::parse), stack);
+        let Image { lines, all } = image(path, maps.lines().filter_map(Line::parse), stack);
+        space.rebase.set_emulators(all);
         for (i, (line, name)) in lines.iter().enumerate() {
             if space.rebase.around(line.start).is_none() {
                 let is_stack = name == STACK;
@@ -157,6 +158,12 @@ impl Space {
                     self.unmap(process, start, up(len), events);
                 }
                 self.map(process, start, mapping, placed, events);
+            }
+            // `shmdt` does not say how long what it takes away is.
+            Note::Unmap { start, len: 0 } => {
+                if let Some(end) = self.mappings.get(&start).map(|m| m.end) {
+                    self.unmap(process, start, end - start, events);
+                }
             }
             Note::Unmap { start, len } => self.unmap(process, start, up(len), events),
             Note::Protect { start, len, prot } => {
@@ -328,17 +335,27 @@ fn join(region: &mut Region, next: &Region) -> bool {
     continues
 }
 
+/// A fresh program in the emulator.
+struct Image {
+    /// The program's mappings, with names.
+    lines: Vec<(Line, String)>,
+    /// All, the emulator's among them.
+    all: Vec<(u64, u64)>,
+}
+
 /// What a fresh program consists of, with names: its file and its interpreter's, each with the zeroed memory behind it
 /// (.bss), the stack, and the vDSO, which has no name in the emulator but is small and nobody may write to it. The
 /// rest (code buffers, thread stacks) is the emulator's, also where the kernel made one mapping of both.
-fn image(path: &Path, lines: impl Iterator<Item = Line>, stack: (u64, u64)) -> Vec<(Line, String)> {
+fn image(path: &Path, lines: impl Iterator<Item = Line>, stack: (u64, u64)) -> Image {
     // The kernel names the file, the program may have been started by a link to it.
     let real = |path: PathBuf| std::fs::canonicalize(&path).unwrap_or(path);
     let interpreter = Elf::open(path).ok().and_then(|elf| elf.interpreter());
     let files: Vec<PathBuf> = [path.to_owned()].into_iter().chain(interpreter).map(real).collect();
-    let mut out: Vec<(Line, String)> = Vec::new();
+    let (mut out, mut all) = (Vec::<(Line, String)>::new(), Vec::new());
     let mut loaded: Option<Loaded> = None;
     for line in lines {
+        // The emulator's unless it turns out otherwise: what the program has is looked for first.
+        all.push((line.start, line.end));
         if line.start <= stack.0 && stack.1 <= line.end && stack.0 < stack.1 {
             out.push((line.part(stack.0, stack.1), STACK.to_owned()));
         } else if let Some(file) = line.file() {
@@ -360,7 +377,7 @@ fn image(path: &Path, lines: impl Iterator<Item = Line>, stack: (u64, u64)) -> V
             out.push((Line { mode, ..line }, "[vdso]".to_owned()));
         }
     }
-    out
+    Image { lines: out, all }
 }
 
 /// A file that the emulator has loaded.
