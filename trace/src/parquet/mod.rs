@@ -24,11 +24,13 @@
 //! Footers grow with the number of row groups; they are put only every
 //! sixteen times their own size, so they cost at most a sixteenth.
 
+mod column;
 mod document;
 mod footer;
 mod reader;
 mod schema;
 mod store;
+mod world;
 mod writer;
 
 pub(crate) use reader::ParquetSource;
