@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use machine::input::{BLOCK, Block, Event, More, Source};
+use machine::input::{BLOCK, Block, Event, More};
 use std::sync::Once;
 use trace::{Format, OpenOptions, from_bytes};
 
