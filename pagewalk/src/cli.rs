@@ -1,6 +1,8 @@
 //! The command line, as typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// What address translation costs a program, and how to remove that cost.
 ///
@@ -13,6 +15,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
   pagewalk                                        the main job on the built-in trace
   pagewalk compare native nested -w gups:footprint=16GiB
   pagewalk run -s nested-thp-thp -w my.parquet --verify
+  pagewalk compare native nested -- sqlite3 my.db 'select count(*) from t'
+  pagewalk record -o t.parquet --limit 10M -- redis-server
   pagewalk explain nested 0x7f0000001000 -w gups
   pagewalk list workloads                         names, parameters, sources")]
 pub struct Cli {
@@ -69,6 +73,26 @@ pub enum Command {
         #[command(flatten)]
         experiment: Experiment,
     },
+    /// Record the accesses of a real, unmodified program.
+    ///
+    /// The program runs under QEMU's user-mode emulation with our plugin (`apt install qemu-user`);
+    /// its own output, input and exit status pass through.
+    Record(RecordArgs),
+    /// Look at traces, and convert them.
+    Trace {
+        /// What to do.
+        #[command(subcommand)]
+        command: TraceCommand,
+    },
+    /// Store a running process's mappings, page sizes and, as far as the kernel
+    /// lets it be seen, frames and NUMA nodes.
+    Snapshot {
+        /// The process.
+        pid: u32,
+        /// Where to; standard output as JSON if nothing is said.
+        #[arg(short, long)]
+        output: Option<PathBuf>,
+    },
     /// Print what others measured beside what the model says.
     Reproduce {
         /// What.
@@ -79,6 +103,78 @@ pub enum Command {
     List {
         /// Of what.
         what: Listed,
+    },
+}
+
+/// What is recorded, and where to.
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// The trace to write.
+    #[arg(short, long)]
+    pub output: PathBuf,
+    /// Begin after this many accesses (suffixes k, M, G).
+    #[arg(long, value_parser = count)]
+    pub after: Option<u64>,
+    /// Begin when the program first reaches this symbol.
+    #[arg(long)]
+    pub symbol: Option<String>,
+    /// End after this many recorded accesses; the program runs on.
+    #[arg(long, value_parser = count)]
+    pub limit: Option<u64>,
+    /// Record instruction fetches too, one a cache line.
+    #[arg(long)]
+    pub fetches: bool,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
+}
+
+/// What can be done with a trace. `--format` names the format where the
+/// content does not tell it.
+#[derive(Debug, Subcommand)]
+pub enum TraceCommand {
+    /// What it is: format, accesses, threads, processes.
+    Info {
+        /// The trace.
+        file: PathBuf,
+        /// Its format.
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Its first accesses.
+    Head {
+        /// The trace.
+        file: PathBuf,
+        /// Its format.
+        #[arg(long)]
+        format: Option<String>,
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 10)]
+        count: usize,
+    },
+    /// Its footprint over time, mix of accesses, and page reuse.
+    Stat {
+        /// The trace.
+        file: PathBuf,
+        /// Its format.
+        #[arg(long)]
+        format: Option<String>,
+    },
+    /// Write it in another format, told by the new name or `--to-format`.
+    Convert {
+        /// The trace.
+        from: PathBuf,
+        /// The new one.
+        to: PathBuf,
+        /// The format of the old one.
+        #[arg(long)]
+        format: Option<String>,
+        /// The format of the new one.
+        #[arg(long)]
+        to_format: Option<String>,
+        /// Only this thread, for formats that hold one.
+        #[arg(long)]
+        thread: Option<u16>,
     },
 }
 
@@ -117,6 +213,9 @@ pub struct Experiment {
     /// Check every access against the oracle.
     #[arg(long)]
     pub verify: bool,
+    /// A program to run and to take the accesses from, live, with no trace on disk.
+    #[arg(last = true)]
+    pub command: Vec<OsString>,
 }
 
 impl Experiment {
@@ -129,6 +228,7 @@ impl Experiment {
             warmup: None,
             seed: 1,
             verify: false,
+            command: Vec::new(),
         }
     }
 }

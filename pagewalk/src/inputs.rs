@@ -6,7 +6,9 @@ use lab::System;
 use lab::experiment::Experiment;
 use machine::input::Source;
 use machine::profile::Profile;
+use std::ffi::OsString;
 use std::path::Path;
+use trace::capture::CaptureOptions;
 
 /// The built-in trace: a real program's accesses, see `data/README.md`.
 static BUILTIN: &[u8] = include_bytes!("../../data/redis-mget.parquet");
@@ -24,6 +26,8 @@ pub enum Input {
     Trace(String),
     /// A generator and its parameters.
     Workload(String),
+    /// A program that runs now, and its arguments.
+    Live(Vec<OsString>),
 }
 
 impl Input {
@@ -48,6 +52,7 @@ impl Input {
             )?,
             Input::Trace(file) => trace::open(Path::new(file), &trace::OpenOptions::default())?,
             Input::Workload(spec) => workloads::build(spec, seed)?,
+            Input::Live(command) => Box::new(crate::traces::start(command, CaptureOptions::default())?),
         })
     }
 }
@@ -74,12 +79,21 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         bail!("no system was named; `pagewalk list systems` lists them");
     }
     let profile = machine(&args.machine)?;
-    let input = Input::parse(args.workload.as_deref());
+    let input = if args.command.is_empty() {
+        Input::parse(args.workload.as_deref())
+    } else {
+        if args.workload.is_some() {
+            bail!("accesses come from one place: `-w`, or a program after `--`");
+        }
+        Input::Live(args.command.clone())
+    };
     let (warmup, accesses) = match &input {
         Input::Workload(_) => {
             let accesses = args.accesses.unwrap_or(GENERATED);
             (args.warmup.unwrap_or(GENERATED_WARMUP.min(accesses)), Some(accesses))
         }
+        // How long a program runs nobody knows; its start is part of it.
+        Input::Live(_) => (args.warmup.unwrap_or(0), args.accesses),
         Input::Builtin | Input::Trace(_) => {
             // Half of a trace warms the caches, so that a short one is not all cold misses.
             let all = input.open(args.seed)?.setup()?.accesses;

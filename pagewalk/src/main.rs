@@ -6,6 +6,7 @@ mod inputs;
 mod progress;
 mod report;
 mod reproduce;
+mod traces;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -13,6 +14,7 @@ use cli::{Cli, Command, Listed, Output, Reproduced};
 use lab::Outcome;
 use lab::experiment;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 /// The systems of the main job.
@@ -20,7 +22,7 @@ const MAIN_JOB: [&str; 6] = ["native", "native-thp", "nested", "nested-thp-4k", 
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(error) => {
             // A reader that has seen enough (`pagewalk … | head`) is no failure.
             if error
@@ -36,23 +38,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+/// Does what was asked for; the exit status is 0, or that of a program that ran under us.
+fn run(cli: Cli) -> Result<u8> {
     let output = cli.output;
+    let done = |result: Result<()>| result.map(|()| 0);
     match cli.command {
-        None => main_job(output),
-        Some(Command::Run { system, experiment }) => {
-            let (experiment, input) = inputs::experiment(&[system], &experiment)?;
-            let outcomes = outcomes(&experiment, &input, output)?;
-            print_outcomes(&outcomes, output)
-        }
-        Some(Command::Compare { systems, experiment }) => {
-            let (experiment, input) = inputs::experiment(&systems, &experiment)?;
-            let outcomes = outcomes(&experiment, &input, output)?;
-            print_outcomes(&outcomes, output)
-        }
+        None => done(main_job(output)),
+        Some(Command::Run { system, experiment }) => simulate(&[system], &experiment, output),
+        Some(Command::Compare { systems, experiment }) => simulate(&systems, &experiment, output),
         Some(Command::Explain { system, address, experiment }) => {
             let (experiment, input) = inputs::experiment(&[system], &experiment)?;
-            explain::explain(&experiment, &input, &address, output)
+            done(explain::explain(&experiment, &input, &address, output))
         }
         Some(Command::Reproduce { what: Reproduced::Gups }) => reproduce::gups(output),
         Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {

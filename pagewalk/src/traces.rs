@@ -1,0 +1,193 @@
+//! Traces: recorded, looked at, converted; and live programs as input.
+
+use crate::cli::{Output, RecordArgs, TraceCommand};
+use crate::progress::Line;
+use anyhow::{Context, Result, bail, ensure};
+use machine::input::Source;
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use trace::capture::{self, CaptureOptions, LiveSource, Start, Summary};
+use trace::{Format, OpenOptions, WriteOptions};
+
+/// Starts a program whose accesses are wanted.
+pub fn start(command: &[OsString], options: CaptureOptions) -> Result<LiveSource> {
+    let [program, args @ ..] = command else { bail!("no program was named after `--`") };
+    Ok(capture::start(program, args, options)?)
+}
+
+/// The status that the program's own shell would see.
+pub fn status(summary: &Summary) -> u8 {
+    let code = summary.status.code().or_else(|| summary.status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// What became of a capture, for standard error.
+pub fn account(summary: &Summary) -> Result<()> {
+    for escape in &summary.escapes {
+        eprintln!("warning: not captured: {escape}");
+    }
+    ensure!(
+        summary.lost() == 0,
+        "{} of {} accesses were lost between the program and its reader; this is a bug",
+        summary.lost(),
+        summary.seen
+    );
+    Ok(())
+}
+
+/// `pagewalk record`.
+pub fn record(args: &RecordArgs, output: Output) -> Result<u8> {
+    let start_at = match (args.after, &args.symbol) {
+        (Some(accesses), None) => Start::After(accesses),
+        (None, Some(symbol)) => Start::Symbol(symbol.clone()),
+        (None, None) => Start::AtOnce,
+        (Some(_), Some(_)) => bail!("recording starts at one place: `--after` or `--symbol`"),
+    };
+    let fetches = if args.fetches { capture::Fetches::Lines } else { capture::Fetches::None };
+    let options = CaptureOptions { start: start_at, limit: args.limit, fetches, ..CaptureOptions::default() };
+    let source = start(&args.command, options)?;
+    let line = Line::new(output.quiet);
+    let recorded = capture::record(source, &args.output, |p| {
+        line.show(format!(
+            "{} accesses, {} pages, {:.1} M/s",
+            crate::report::thousands(p.accesses),
+            crate::report::thousands(p.pages),
+            p.rate / 1e6
+        ));
+    })?;
+    line.end();
+    account(&recorded.summary)?;
+    if !output.quiet {
+        eprintln!(
+            "{}: {} accesses on {} pages; {}",
+            args.output.display(),
+            crate::report::thousands(recorded.summary.delivered),
+            crate::report::thousands(recorded.pages),
+            recorded.summary.layout
+        );
+    }
+    Ok(status(&recorded.summary))
+}
+
+fn options(format: Option<&str>) -> Result<OpenOptions> {
+    let mut options = OpenOptions::default();
+    options.format = format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
+    Ok(options)
+}
+
+/// `pagewalk trace …`.
+pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
+    match command {
+        TraceCommand::Info { file, format } => {
+            let info = trace::info(file, &options(format.as_deref())?)?;
+            show(&info, output)
+        }
+        TraceCommand::Stat { file, format } => {
+            let stat = trace::stat(file, &options(format.as_deref())?)?;
+            show(&stat, output)
+        }
+        TraceCommand::Head { file, format, count } => {
+            let rows = trace::head(file, &options(format.as_deref())?, *count)?;
+            if output.json {
+                return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+            }
+            let mut text =
+                format!("{:>8} {:>6} {:>6} {:>18} {:>5}\n", "access", "thread", "kind", "address", "bytes");
+            for row in rows {
+                let _ = writeln!(
+                    text,
+                    "{:>8} {:>6} {:>6} {:>18} {:>5}",
+                    row.index, row.thread, row.kind, row.va, row.size
+                );
+            }
+            crate::print(&text)
+        }
+        TraceCommand::Convert { from, to, format, to_format, thread } => {
+            convert(from, to, format.as_deref(), to_format.as_deref(), *thread, output)
+        }
+    }
+}
+
+fn convert(
+    from: &Path,
+    to: &Path,
+    format: Option<&str>,
+    to_format: Option<&str>,
+    thread: Option<u16>,
+    output: Output,
+) -> Result<()> {
+    let mut source = trace::open(from, &options(format)?)?;
+    let setup = source.setup()?;
+    let mut write = WriteOptions::default();
+    write.format = to_format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
+    write.thread = thread;
+    let writer = trace::create(to, &setup, &write)?;
+    let written = trace::copy(&mut *source, writer)?;
+    if !output.quiet {
+        eprintln!("{}: {written:?}", to.display());
+    }
+    Ok(())
+}
+
+/// A value as JSON, or as `key: value` lines that a person reads.
+fn show(value: &impl serde::Serialize, output: Output) -> Result<()> {
+    let value = serde_json::to_value(value)?;
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&value)? + "\n"));
+    }
+    let mut text = String::new();
+    lines(&value, 0, &mut text);
+    crate::print(&text)
+}
+
+fn lines(value: &serde_json::Value, depth: usize, text: &mut String) {
+    let serde_json::Value::Object(fields) = value else { return };
+    for (key, value) in fields {
+        let name = key.replace('_', " ");
+        match value {
+            serde_json::Value::Object(_) => {
+                let _ = writeln!(text, "{:depth$}{name}", "");
+                lines(value, depth + 2, text);
+            }
+            serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
+                for item in items.iter().take(64) {
+                    let _ = writeln!(text, "{:depth$}{name}", "");
+                    lines(item, depth + 2, text);
+                }
+            }
+            serde_json::Value::Array(items) if items.is_empty() => {}
+            serde_json::Value::Array(items) => {
+                let items: Vec<String> = items.iter().map(plain).collect();
+                let _ = writeln!(text, "{:depth$}{name}: {}", "", items.join(", "));
+            }
+            serde_json::Value::Null => {}
+            value => {
+                let _ = writeln!(text, "{:depth$}{name}: {}", "", plain(value));
+            }
+        }
+    }
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(n) => n.as_u64().map_or_else(|| n.to_string(), crate::report::thousands),
+        other => other.to_string(),
+    }
+}
+
+/// `pagewalk snapshot`.
+pub fn snapshot(pid: u32, file: Option<&Path>, output: Output) -> Result<()> {
+    let snapshot = capture::snapshot(pid)?;
+    if let Some(file) = file {
+        snapshot.save(file)?;
+        if !output.quiet {
+            eprintln!("{}: process {pid}", file.display());
+        }
+        return Ok(());
+    }
+    let text = serde_json::to_string_pretty(&snapshot).context("the snapshot as JSON")?;
+    crate::print(&(text + "\n"))
+}
