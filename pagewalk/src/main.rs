@@ -50,11 +50,14 @@ fn run(cli: Cli) -> Result<u8> {
             let (experiment, input) = inputs::experiment(&[system], &experiment)?;
             done(explain::explain(&experiment, &input, &address, output))
         }
-        Some(Command::Reproduce { what: Reproduced::Gups }) => reproduce::gups(output),
+        Some(Command::Record(args)) => traces::record(&args, output),
+        Some(Command::Trace { command }) => done(traces::trace(&command, output)),
+        Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
+        Some(Command::Reproduce { what: Reproduced::Gups }) => done(reproduce::gups(output)),
         Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {
-            reproduce::curve(&columns, output)
+            done(reproduce::curve(&columns, output))
         }
-        Some(Command::List { what }) => list(what, output),
+        Some(Command::List { what }) => done(list(what, output)),
     }
 }
 
@@ -64,6 +67,22 @@ fn main_job(output: Output) -> Result<()> {
     let (experiment, input) = inputs::experiment(&MAIN_JOB.map(String::from), &args)?;
     let outcomes = outcomes(&experiment, &input, output)?;
     print_outcomes(&outcomes, output)
+}
+
+/// Runs systems on an input and prints what came out; with a live program, its exit status is ours.
+fn simulate(systems: &[String], args: &cli::Experiment, output: Output) -> Result<u8> {
+    let (experiment, input) = inputs::experiment(systems, args)?;
+    let inputs::Input::Live(command) = &input else {
+        print_outcomes(&outcomes(&experiment, &input, output)?, output)?;
+        return Ok(0);
+    };
+    let mut source = traces::start(command, trace::capture::CaptureOptions::default())?;
+    // The terminal is the program's; no progress line over its output.
+    let outcomes = experiment::run(&experiment, &mut source, &mut |_| ControlFlow::Continue(()))?;
+    let summary = source.finish()?;
+    traces::account(&summary)?;
+    print_outcomes(&outcomes, output)?;
+    Ok(traces::status(&summary))
 }
 
 fn outcomes(

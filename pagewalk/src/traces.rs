@@ -3,13 +3,12 @@
 use crate::cli::{Output, RecordArgs, TraceCommand};
 use crate::progress::Line;
 use anyhow::{Context, Result, bail, ensure};
-use machine::input::Source;
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use trace::capture::{self, CaptureOptions, LiveSource, Start, Summary};
-use trace::{Format, OpenOptions, WriteOptions};
+use trace::{Format, OpenOptions, WriteOptions, summary};
 
 /// Starts a program whose accesses are wanted.
 pub fn start(command: &[OsString], options: CaptureOptions) -> Result<LiveSource> {
@@ -81,15 +80,15 @@ fn options(format: Option<&str>) -> Result<OpenOptions> {
 pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
     match command {
         TraceCommand::Info { file, format } => {
-            let info = trace::info(file, &options(format.as_deref())?)?;
+            let info = summary::info(file, &options(format.as_deref())?)?;
             show(&info, output)
         }
         TraceCommand::Stat { file, format } => {
-            let stat = trace::stat(file, &options(format.as_deref())?)?;
+            let stat = summary::stat(file, &options(format.as_deref())?)?;
             show(&stat, output)
         }
         TraceCommand::Head { file, format, count } => {
-            let rows = trace::head(file, &options(format.as_deref())?, *count)?;
+            let rows = summary::head(file, &options(format.as_deref())?, *count)?;
             if output.json {
                 return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
             }
@@ -118,15 +117,11 @@ fn convert(
     thread: Option<u16>,
     output: Output,
 ) -> Result<()> {
-    let mut source = trace::open(from, &options(format)?)?;
-    let setup = source.setup()?;
-    let mut write = WriteOptions::default();
-    write.format = to_format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
-    write.thread = thread;
-    let writer = trace::create(to, &setup, &write)?;
-    let written = trace::copy(&mut *source, writer)?;
+    let to_format = to_format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
+    let write = WriteOptions { format: to_format, thread, ..WriteOptions::default() };
+    let written = trace::convert(from, &options(format)?, to, &write)?;
     if !output.quiet {
-        eprintln!("{}: {written:?}", to.display());
+        eprintln!("{}: {} accesses", to.display(), crate::report::thousands(written.accesses));
     }
     Ok(())
 }
