@@ -548,6 +548,8 @@ impl<M: TableMemory> Core<M> {
         cx: &mut Cx<'_, M::Space>,
     ) -> Result<(), Stop> {
         self.unload(space, cx);
+        // Told first, so that tables that others share are let go of whole.
+        self.tell_area(space, cx, 0..space.table.end(), None)?;
         self.unmap_areas(space, cx, 0..u64::MAX)
     }
 }

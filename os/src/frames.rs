@@ -262,8 +262,8 @@ impl<M: TableMemory> Core<M> {
         cx: &mut Cx<'_, M::Space>,
         flush: Flush<I, M::Space>,
     ) -> Released<I, M::Space> {
-        let (nodes, reach) = (flush.nodes(), flush.reach());
-        flush.discharge(|extent, tables| {
+        let nodes = flush.nodes();
+        flush.discharge_reaching(|reach, extent, tables| {
             let one;
             let many;
             let what = match extent {

@@ -69,6 +69,11 @@ pub enum Reach {
     Group,
 }
 
+impl Reach {
+    /// All, from the least on.
+    pub const ALL: [Reach; 3] = [Reach::Space, Reach::Shared, Reach::Group];
+}
+
 /// How much must be invalidated.
 #[derive(Debug)]
 pub enum Extent<I: Space> {
@@ -84,13 +89,63 @@ pub enum Extent<I: Space> {
 /// `tlb_single_page_flush_ceiling` is of this size).
 const MAX_RANGES: usize = 32;
 
+impl<I: Space> Extent<I> {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Extent::Nothing)
+    }
+    /// Whether all of the `len` bytes from `start` are in one of its ranges.
+    fn covers(&self, start: u64, len: u64) -> bool {
+        match self {
+            Extent::Nothing => false,
+            Extent::All => true,
+            Extent::Ranges(ranges) => ranges.iter().any(|r| {
+                let within = start.wrapping_sub(r.start.raw());
+                within < r.len && len <= r.len - within
+            }),
+        }
+    }
+    /// Whether a byte of `range` is in it.
+    fn overlaps(&self, range: &core::ops::Range<u64>) -> bool {
+        match self {
+            Extent::Nothing => false,
+            Extent::All => true,
+            Extent::Ranges(ranges) => {
+                ranges.iter().any(|r| r.start.raw() < range.end && r.start.raw() + r.len > range.start)
+            }
+        }
+    }
+    fn add(&mut self, start: Addr<I>, len: u64) {
+        match self {
+            Extent::All => {}
+            Extent::Nothing => *self = Extent::Ranges(alloc::vec![FlushRange { start, len }]),
+            Extent::Ranges(ranges) => {
+                if let Some(last) = ranges.last_mut()
+                    && last.start.raw().wrapping_add(last.len) == start.raw()
+                {
+                    last.len += len;
+                } else if ranges.len() < MAX_RANGES {
+                    ranges.push(FlushRange { start, len });
+                } else {
+                    *self = Extent::All;
+                }
+            }
+        }
+    }
+}
+
+/// What must be invalidated at one [`Reach`].
+struct Part<I: Space> {
+    extent: Extent<I>,
+    /// Tables left the tree there, or were replaced in it.
+    paths: bool,
+}
+
 /// An obligation to invalidate, and what may be freed after it.
 #[must_use = "frames and tables stay allocated, and TLBs stale, until the flush is discharged"]
 pub struct Flush<I: Space, S: PhysSpace> {
-    extent: Extent<I>,
+    /// By reach.
+    parts: [Part<I>; 3],
     nodes: NodeSet,
-    reach: Reach,
-    paths: bool,
     gone: Vec<Gone<I, S>>,
     tables: Vec<(Frame<S>, TableAt<I>)>,
 }
@@ -98,10 +153,8 @@ pub struct Flush<I: Space, S: PhysSpace> {
 impl<I: Space, S: PhysSpace> Default for Flush<I, S> {
     fn default() -> Self {
         Flush {
-            extent: Extent::Nothing,
+            parts: Reach::ALL.map(|_| Part { extent: Extent::Nothing, paths: false }),
             nodes: NodeSet::default(),
-            reach: Reach::Space,
-            paths: false,
             gone: Vec::new(),
             tables: Vec::new(),
         }
@@ -110,10 +163,12 @@ impl<I: Space, S: PhysSpace> Default for Flush<I, S> {
 
 impl<I: Space, S: PhysSpace> fmt::Debug for Flush<I, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flush")
-            .field("extent", &self.extent)
+        let mut debug = f.debug_struct("Flush");
+        for (reach, part) in Reach::ALL.iter().zip(&self.parts).filter(|(_, p)| !p.extent.is_nothing()) {
+            debug.field("reach", reach).field("extent", &part.extent).field("paths", &part.paths);
+        }
+        debug
             .field("nodes", &self.nodes)
-            .field("reach", &self.reach)
             .field("gone", &self.gone.len())
             .field("tables", &self.tables.len())
             .finish()
@@ -136,19 +191,16 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     }
     /// Whether nothing must be invalidated and nothing freed.
     pub fn is_empty(&self) -> bool {
-        matches!(self.extent, Extent::Nothing) && self.gone.is_empty() && !self.paths
+        self.parts.iter().all(|part| part.extent.is_nothing()) && self.gone.is_empty()
     }
     /// Whether tables left the tree or were replaced in it, so that walk caches must go too.
     pub fn frees_tables(&self) -> bool {
-        self.paths
+        self.parts.iter().any(|part| part.paths)
     }
-    /// Whose cached translations it concerns.
+    /// The widest reach of what must be invalidated.
     pub fn reach(&self) -> Reach {
-        self.reach
-    }
-    /// It concerns at least `reach`.
-    pub fn reaches(&mut self, reach: Reach) {
-        self.reach = self.reach.max(reach);
+        let wide = Reach::ALL.into_iter().zip(&self.parts).rev().find(|(_, part)| !part.extent.is_nothing());
+        wide.map_or(Reach::Space, |(reach, _)| reach)
     }
     /// The nodes whose CPUs could have cached something of it: no other needs
     /// an interrupt. All, unless the tables know their sharers
@@ -162,87 +214,93 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     }
     /// Adds `len` bytes from `start` to what must be invalidated on the CPUs of `nodes`.
     pub fn add_on(&mut self, nodes: NodeSet, start: Addr<I>, len: u64) {
+        self.add_reaching(nodes, Reach::Space, start, len);
+    }
+    /// The same, of others too.
+    pub fn add_reaching(&mut self, nodes: NodeSet, reach: Reach, start: Addr<I>, len: u64) {
         self.nodes = self.nodes.union(nodes);
-        match &mut self.extent {
-            Extent::All => {}
-            Extent::Nothing => self.extent = Extent::Ranges(alloc::vec![FlushRange { start, len }]),
-            Extent::Ranges(ranges) => {
-                if ranges.iter().any(|r| {
-                    start.raw().wrapping_sub(r.start.raw()) < r.len
-                        && len <= r.len - (start.raw() - r.start.raw())
-                }) {
-                    return;
-                }
-                if let Some(last) = ranges.last_mut()
-                    && last.start.raw().wrapping_add(last.len) == start.raw()
-                {
-                    last.len += len;
-                } else if ranges.len() < MAX_RANGES {
-                    ranges.push(FlushRange { start, len });
-                } else {
-                    self.extent = Extent::All;
-                }
-            }
+        let wider = &mut self.parts[reach as usize..];
+        if !wider.iter().any(|part| part.extent.covers(start.raw(), len)) {
+            wider[0].extent.add(start, len);
         }
     }
     /// Everything of the address space must be invalidated.
     pub fn add_all(&mut self) {
+        self.add_all_reaching(Reach::Space);
+    }
+    /// Everything within `reach` must be invalidated.
+    pub fn add_all_reaching(&mut self, reach: Reach) {
         self.nodes = NodeSet::ALL;
-        self.extent = Extent::All;
+        self.parts[reach as usize].extent = Extent::All;
     }
     /// A leaf is no longer in the table: it is handed out after the flush.
-    pub fn leaf_gone(&mut self, nodes: NodeSet, addr: Addr<I>, size: PageSize, entry: Entry) {
+    pub fn leaf_gone(&mut self, nodes: NodeSet, reach: Reach, addr: Addr<I>, size: PageSize, entry: Entry) {
         if entry.is_present() {
-            self.add_on(nodes, addr, size.bytes());
+            self.add_reaching(nodes, reach, addr, size.bytes());
         }
         self.gone.push(Gone { addr, size, entry, space: core::marker::PhantomData });
     }
     /// A table page, or a copy of one, is linked no more; walkers of `nodes`
     /// may still be in it. [`crate::TableOps::free`] gets it after the flush.
     pub fn table_gone(&mut self, nodes: NodeSet, table: Frame<S>, at: TableAt<I>) {
-        self.path_gone(nodes, at);
+        self.path_gone(nodes, Reach::Space, at);
         self.tables.push((table, at));
     }
-    /// Another table or none is linked for `at` now: walk caches of `nodes` must
+    /// Another table or none is linked for `at` now, or it is linked with other
+    /// bits: walk caches of `nodes` must
     /// forget the path. If no page of it is invalidated anyway, its first
     /// stands for it, as `INVLPG` of any page drops the path to it (SDM 3A §4.10.4.1).
-    pub fn path_gone(&mut self, nodes: NodeSet, at: TableAt<I>) {
+    pub fn path_gone(&mut self, nodes: NodeSet, reach: Reach, at: TableAt<I>) {
         self.nodes = self.nodes.union(nodes);
-        self.paths = true;
-        let (start, end) = (at.base.raw(), at.base.raw() + at.bytes());
-        let covered = match &self.extent {
-            Extent::Nothing => false,
-            Extent::All => true,
-            Extent::Ranges(ranges) => {
-                ranges.iter().any(|r| r.start.raw() < end && r.start.raw() + r.len > start)
+        let wider = &mut self.parts[reach as usize..];
+        match wider.iter_mut().find(|part| part.extent.overlaps(&at.range())) {
+            Some(part) => part.paths = true,
+            None => {
+                wider[0].extent.add(at.base, 1 << 12);
+                wider[0].paths = true;
             }
-        };
-        if !covered {
-            self.add_on(nodes, at.base, 1 << 12);
         }
     }
     /// Takes over another obligation.
     pub fn merge(&mut self, other: Flush<I, S>) {
-        match other.extent {
-            Extent::Nothing => {}
-            Extent::All => self.add_all(),
-            Extent::Ranges(ranges) => {
-                ranges.into_iter().for_each(|r| self.add_on(other.nodes, r.start, r.len))
+        for (reach, part) in Reach::ALL.into_iter().zip(other.parts) {
+            match part.extent {
+                Extent::Nothing => {}
+                Extent::All => self.add_all_reaching(reach),
+                Extent::Ranges(ranges) => {
+                    for r in ranges {
+                        // Not left out for a wider range: its paths may be owed.
+                        self.parts[reach as usize].extent.add(r.start, r.len);
+                    }
+                }
             }
+            self.parts[reach as usize].paths |= part.paths;
         }
         self.nodes = self.nodes.union(other.nodes);
-        self.reaches(other.reach);
-        self.paths |= other.paths;
         self.gone.extend(other.gone);
         self.tables.extend(other.tables);
     }
     /// Pays: `shootdown` invalidates on every CPU that could have cached
     /// something (it is not called when nothing could have been), and then
     /// what was unmapped may be freed. It is given what, and whether walk caches
-    /// must forget the paths there too; [`Flush::reach`] says of whom.
+    /// must forget the paths there too.
+    ///
+    /// For spaces that share no translations with others; those that do pay with [`Flush::discharge_reaching`].
     pub fn discharge(self, shootdown: impl FnOnce(&Extent<I>, bool)) -> Released<I, S> {
-        if self.paths || !matches!(self.extent, Extent::Nothing) {
-            shootdown(&self.extent, self.paths);
+        debug_assert_eq!(self.reach(), Reach::Space, "a flush that reaches further is paid reach by reach");
+        let mut shootdown = Some(shootdown);
+        self.discharge_reaching(|_, extent, paths| {
+            if let Some(shootdown) = shootdown.take() {
+                shootdown(extent, paths);
+            }
+        })
+    }
+    /// Pays for each reach in turn, the widest first.
+    pub fn discharge_reaching(self, mut shootdown: impl FnMut(Reach, &Extent<I>, bool)) -> Released<I, S> {
+        for (reach, part) in Reach::ALL.into_iter().zip(&self.parts).rev() {
+            if !part.extent.is_nothing() {
+                shootdown(reach, &part.extent, part.paths);
+            }
         }
         Released { gone: self.gone, tables: self.tables }
     }
@@ -253,13 +311,14 @@ mod tests {
     use super::*;
     use crate::addr::{HostPhys, Virt};
 
-    fn paid(flush: Flush<Virt, HostPhys>) -> (alloc::vec::Vec<(u64, u64)>, bool) {
-        let mut what = (alloc::vec::Vec::new(), false);
-        let _ = flush.discharge(|extent, paths| {
+    type Ranges = alloc::vec::Vec<(Reach, u64, u64, bool)>;
+
+    fn paid(flush: Flush<Virt, HostPhys>) -> Ranges {
+        let mut what = Ranges::new();
+        let _ = flush.discharge_reaching(|reach, extent, paths| {
             if let Extent::Ranges(ranges) = extent {
-                what.0 = ranges.iter().map(|r| (r.start.raw(), r.len)).collect();
+                what.extend(ranges.iter().map(|r| (reach, r.start.raw(), r.len, paths)));
             }
-            what.1 = paths;
         });
         what
     }
@@ -268,24 +327,40 @@ mod tests {
     fn a_path_is_forgotten_with_a_page_of_its_own_or_another_of_the_table() {
         let at = TableAt::covering(Addr::new(0x40_0000), 1);
         let mut alone = Flush::none();
-        alone.path_gone(NodeSet::ALL, at);
+        alone.path_gone(NodeSet::ALL, Reach::Space, at);
         assert!(alone.frees_tables() && !alone.is_empty());
-        assert_eq!(paid(alone), (alloc::vec![(0x40_0000, 0x1000)], true));
+        assert_eq!(paid(alone), [(Reach::Space, 0x40_0000, 0x1000, true)]);
         let mut with_page = Flush::none();
         with_page.add(Addr::new(0x5f_f000), 0x1000);
-        with_page.path_gone(NodeSet::ALL, at);
-        assert_eq!(paid(with_page), (alloc::vec![(0x5f_f000, 0x1000)], true));
+        with_page.path_gone(NodeSet::ALL, Reach::Space, at);
+        assert_eq!(paid(with_page), [(Reach::Space, 0x5f_f000, 0x1000, true)]);
+        let mut further = Flush::none();
+        further.add(Addr::new(0x5f_f000), 0x1000);
+        further.path_gone(NodeSet::ALL, Reach::Group, at);
+        assert_eq!(
+            paid(further),
+            [(Reach::Group, 0x40_0000, 0x1000, true), (Reach::Space, 0x5f_f000, 0x1000, false)]
+        );
     }
 
     #[test]
-    fn merging_keeps_the_widest_reach_and_no_page_twice() {
-        let (mut one, mut two) = (Flush::<Virt, HostPhys>::none(), Flush::none());
-        one.add(Addr::new(0x1000), 0x3000);
-        one.reaches(Reach::Shared);
-        two.add(Addr::new(0x2000), 0x1000);
-        two.add(Addr::new(0x3000), 0x2000);
-        one.merge(two);
-        assert_eq!(one.reach(), Reach::Shared);
-        assert_eq!(paid(one), (alloc::vec![(0x1000, 0x3000), (0x2000, 0x3000)], false));
+    fn what_reaches_further_covers_what_does_not() {
+        let mut flush = Flush::<Virt, HostPhys>::none();
+        flush.add_reaching(NodeSet::ALL, Reach::Shared, Addr::new(0x1000), 0x3000);
+        flush.add(Addr::new(0x2000), 0x1000);
+        flush.add(Addr::new(0x2000), 0x1000);
+        flush.add_reaching(NodeSet::ALL, Reach::Group, Addr::new(0x2000), 0x1000);
+        assert_eq!(flush.reach(), Reach::Group);
+        let mut other = Flush::none();
+        other.add(Addr::new(0x8000), 0x1000);
+        flush.merge(other);
+        assert_eq!(
+            paid(flush),
+            [
+                (Reach::Group, 0x2000, 0x1000, false),
+                (Reach::Shared, 0x1000, 0x3000, false),
+                (Reach::Space, 0x8000, 0x1000, false)
+            ]
+        );
     }
 }

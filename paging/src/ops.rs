@@ -351,8 +351,10 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
     }
 
     /// `range` holds `content` from now on, or nothing. Told before a page of a
-    /// new area can be touched, after the pages of an old one were unmapped or
-    /// changed; a child of `fork` has its parent's areas. What it owes is in [`TableOps::owed`].
+    /// new area can be touched, and after the pages of an old one were unmapped or
+    /// changed. But a space that ends has no areas: that is told before its pages are
+    /// unmapped, so that it lets go of shared tables instead of copying them. A child of
+    /// `fork` has its parent's areas. What is owed is in [`TableOps::owed`].
     ///
     /// # Errors
     /// If no frame is left to stop sharing what is no longer the same.

@@ -3,7 +3,7 @@
 
 use crate::addr::{Addr, Frame, PageSize, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
-use crate::flush::{Flush, Released};
+use crate::flush::{Flush, Reach, Released};
 use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
 use crate::memory::{ENTRIES, Slot, TableMemory};
 use crate::ops::{Content, TableAt, TableEnv, TableOps, Visibility};
@@ -353,8 +353,9 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let old = self.ops.take(env, slot, level);
         self.ops.write(env, slot, level, entry);
         if !old.is_empty() {
-            flush.leaf_gone(self.ops.sharers(env.mem, slot.table), addr.align_down(size), size, old);
-            flush.reaches(self.ops.reach(TableAt::covering(addr, level)));
+            let reach = self.ops.reach(TableAt::covering(addr, level));
+            let nodes = self.ops.sharers(env.mem, slot.table);
+            flush.leaf_gone(nodes, reach, addr.align_down(size), size, old);
         }
         self.ops.owed(&mut flush);
         Ok(flush)
@@ -462,13 +463,13 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     ) -> Result<bool, MapError> {
         let touched = indices(level, base, range);
         let nodes = self.ops.sharers(env.mem, table);
+        let reach = self.ops.reach(TableAt { base: Addr::new(base), level });
         if level == 1 {
             let all = touched == (0..ENTRIES);
             self.ops.update(env, table, level, touched, &mut |_, _| Entry::EMPTY, &mut |index, old, _| {
                 let addr = Addr::new(base + index as u64 * span(level));
-                flush.leaf_gone(nodes, addr, PageSize::Size4K, old);
+                flush.leaf_gone(nodes, reach, addr, PageSize::Size4K, old);
             });
-            flush.reaches(self.ops.reach(TableAt { base: Addr::new(base), level }));
             return Ok(all || is_empty(env.mem, table));
         }
         for index in touched {
@@ -485,7 +486,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
                 if self.ops.others_use(at, within.clone()) {
                     // The others keep the table and what it maps.
                     flush.add_on(self.ops.sharers(env.mem, child), at.base, span(level));
-                    flush.path_gone(nodes, at);
+                    flush.path_gone(nodes, Reach::Space, at);
                     self.ops.unlink(env, slot, at);
                     self.tables[at.level as usize] -= 1;
                     continue;
@@ -498,8 +499,7 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
                 }
             } else if let Some(size) = PageSize::from_level(level) {
                 let old = self.ops.take(env, slot, level);
-                flush.leaf_gone(nodes, Addr::new(start), size, old);
-                flush.reaches(self.ops.reach(TableAt { base: Addr::new(base), level }));
+                flush.leaf_gone(nodes, reach, Addr::new(start), size, old);
             }
         }
         Ok(is_empty(env.mem, table))
@@ -537,6 +537,8 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
         let flags = old.without(Flags::PAGE_SIZE).without(Flags::PAT_HUGE).with(keep_ps);
         let mut flush = Flush::none();
         let nodes = self.ops.sharers(env.mem, slot.table);
+        let reach = self.ops.reach(TableAt::covering(addr, found.level));
+        let below = self.ops.reach(at);
         let leaf = PageSize::from_level(lower).unwrap_or_default();
         self.ops.update(
             env,
@@ -547,14 +549,13 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             // A table that was not fresh holds what others map there.
             &mut |index, old, _| {
                 if !old.is_empty() {
-                    flush.leaf_gone(nodes, at.base.offset(index as u64 * leaf.bytes()), leaf, old);
+                    flush.leaf_gone(nodes, below, at.base.offset(index as u64 * leaf.bytes()), leaf, old);
                 }
             },
         );
         self.ops.write(env, slot, found.level, Entry::table(new.frame).with(new.link));
         self.tables[lower as usize] += 1;
-        flush.add_on(nodes, addr.align_down(size), size.bytes());
-        flush.reaches(self.ops.reach(TableAt::covering(addr, found.level)));
+        flush.add_reaching(nodes, reach, addr.align_down(size), size.bytes());
         self.ops.owed(&mut flush);
         Ok(Some(flush))
     }
@@ -710,8 +711,8 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
             let set = Flags(forked.parent.0 & !old.0);
             self.ops.modify(env, slot, level, set, clear);
             if old.is_present() && clear != Flags::NONE {
-                flush.add_on(self.ops.sharers(env.mem, slot.table), addr, size.bytes());
-                flush.reaches(self.ops.reach(TableAt::covering(addr, level)));
+                let reach = self.ops.reach(TableAt::covering(addr, level));
+                flush.add_reaching(self.ops.sharers(env.mem, slot.table), reach, addr, size.bytes());
             }
         }
         forked
@@ -836,6 +837,7 @@ impl<I: Space, M: TableMemory> Update<'_, I, M> {
         let Some(size) = PageSize::from_level(level) else { return };
         let (flush, f) = (&mut *self.flush, &mut *self.f);
         let nodes = self.ops.sharers(env.mem, table);
+        let reach = self.ops.reach(TableAt { base: Addr::new(base), level });
         let addr = |index: usize| Addr::new(base + index as u64 * span(level));
         self.ops.update(
             env,
@@ -851,13 +853,12 @@ impl<I: Space, M: TableMemory> Update<'_, I, M> {
             },
             &mut |index, old, new| {
                 if new.is_empty() {
-                    flush.leaf_gone(nodes, addr(index), size, old);
+                    flush.leaf_gone(nodes, reach, addr(index), size, old);
                 } else if old.is_present() && needs_flush(old, new) {
-                    flush.add_on(nodes, addr(index), size.bytes());
+                    flush.add_reaching(nodes, reach, addr(index), size.bytes());
                 }
             },
         );
-        flush.reaches(self.ops.reach(TableAt { base: Addr::new(base), level }));
     }
 }
 
