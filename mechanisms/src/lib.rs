@@ -7,4 +7,5 @@
 #![no_std]
 extern crate alloc;
 
+pub mod babelfish;
 pub mod mitosis;
