@@ -21,8 +21,8 @@ use alloc::boxed::Box;
 use core::arch::asm;
 use direct::{Bump, DirectMap};
 use paging::{
-    Entry, Flags, Hfn, Native, NodeId, OneCopy, PageSize, PageTable, TableEnv, Translation, Va, Virt, Visibility,
-    Work,
+    Entry, Flags, Hfn, Native, NodeId, OneCopy, PageSize, PageTable, TableEnv, Translation, Va, Virt,
+    Visibility, Work,
 };
 
 unsafe extern "C" {
@@ -83,7 +83,11 @@ extern "C" fn metal_main(_start_info: u32) -> ! {
     for page in 0..PAGES {
         let entry: Entry = table.lookup(&mut env, Va::new(AT + page * 4096)).entry;
         assert!(entry.has(Flags::ACCESSED), "the MMU set A of page {page}");
-        assert_eq!(entry.has(Flags::DIRTY), page % 3 == 0, "the MMU set D of page {page} only if it was written");
+        assert_eq!(
+            entry.has(Flags::DIRTY),
+            page % 3 == 0,
+            "the MMU set D of page {page} only if it was written"
+        );
     }
     say!("metal: {PAGES} pages read and written through paging's table; accessed and dirty bits agree");
     say!("metal: PASSED");
