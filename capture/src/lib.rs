@@ -8,7 +8,7 @@
 //! program's exit status is its own.
 //!
 //! One library serves all QEMU releases from 6.0 on: which functions QEMU has is
-//! looked up when the library is loaded ([`ffi`]).
+//! looked up when the library is loaded (`ffi`).
 //!
 //! Arguments: `ring=PATH` (the consumer's memory), `log=N` (this process's log), `program=PATH` (what QEMU runs),
 //! and optionally `fetch=block|line` (instruction fetches, too) and `start=N` (begin N bytes behind the
