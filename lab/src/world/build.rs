@@ -1,0 +1,237 @@
+//! Building a world: one function for each axis of a [`System`], then the
+//! machine, the host, the VM on it, and the input's processes.
+
+use super::*;
+use paging::FrameSource;
+
+fn thp(side: &Side) -> ThpMode {
+    match side.pages {
+        Pages::Thp => ThpMode::Always,
+        Pages::Small => ThpMode::Never,
+        // Huge pages are asked for by area; nothing else is to become huge.
+        Pages::Huge2M | Pages::Huge1G => ThpMode::Never,
+    }
+}
+
+pub(super) fn reserved(side: &Side) -> PageSize {
+    match side.pages {
+        Pages::Huge2M => PageSize::Size2M,
+        Pages::Huge1G => PageSize::Size1G,
+        Pages::Small | Pages::Thp => PageSize::Size4K,
+    }
+}
+
+pub(super) fn policy(side: &Side, nodes: usize) -> Policy {
+    match side.placement {
+        Placement::FirstTouch => Policy::FirstTouch,
+        Placement::Interleave => Policy::Interleave((0..nodes as u8).map(NodeId).collect::<NodeSet>()),
+        Placement::Fixed(node) => Policy::Preferred(NodeId(node)),
+    }
+}
+
+fn pool<S: PhysSpace>(layout: &Layout, side: &Side, seed: u64) -> Result<FramePool<S>, LayoutError> {
+    let fragmentation = (side.fragmentation > 0.0).then(|| Fragmentation::new(side.fragmentation, seed));
+    FramePool::new(layout, PoolConfig { fragmentation, ..PoolConfig::default() })
+}
+
+fn single(side: &Side) -> SingleTables {
+    SingleTables { fixed: side.tables_on.map(NodeId) }
+}
+
+/// The axis of table placement.
+fn tables<M: TableMemory + Send + 'static>(side: &Side) -> Box<dyn Tables<M>> {
+    Box::new(single(side))
+}
+
+/// The axis of frames: which frame answers a fault.
+fn frames<S: PhysSpace>(_side: &Side) -> Box<dyn FrameSource<S>> {
+    Box::new(FromBuddy)
+}
+
+fn config(side: &Side, cpus: Vec<NodeId>) -> KernelConfig {
+    KernelConfig { levels: side.levels, thp: thp(side), ..KernelConfig::new(cpus) }
+}
+
+impl World {
+    /// Builds the machine and its kernels, creates the input's processes, and
+    /// fills what the input says was filled before.
+    ///
+    /// # Errors
+    /// If memory does not suffice or the plan makes no sense.
+    pub fn new(plan: Plan, setup: &Setup) -> Result<World, WorldError> {
+        let layout = plan.profile.layout();
+        let costs = Costs::of(&plan.profile);
+        let nodes = layout.nodes.len();
+        let mut machine = Machine::new(&plan.profile, &plan.cores);
+        let cpus = plan.cores.clone();
+        let mut oracle = plan.verify.then(|| Oracle::new(layout.end(), &setup.processes));
+        let mut spent = 0;
+        let native = !plan.system.is_virtual();
+        let host_side = if native { plan.system.kernel } else { plan.system.host };
+        let failed = |what: &str| {
+            let what = what.to_string();
+            move |error: MmError| WorldError::Kernel { what, error }
+        };
+        let mut host = {
+            let mut hardware = HostHardware(Shared {
+                machine: &mut machine,
+                oracle: oracle.as_mut(),
+                costs: &costs,
+                spent: &mut spent,
+                files: &[],
+                vms: &[],
+                lose_shootdowns: false,
+            });
+            Kernel::new(
+                config(&host_side, cpus.clone()),
+                pool(&layout, &host_side, plan.seed)?,
+                Arena::new(layout.end()),
+                frames(&host_side),
+                tables(&host_side),
+                &mut hardware,
+            )
+            .map_err(failed("the host's kernel"))?
+        };
+        let mut vms = Vec::new();
+        let mut guest = None;
+        if !native {
+            // The VM gets what the host can spare: seven eighths of each node.
+            let bytes: Vec<u64> = layout
+                .nodes
+                .iter()
+                .map(|n| n.frames.iter().map(|r| r.end - r.start).sum::<u64>() / 8 * 7 * 4096)
+                .map(|b| b & !((1 << 30) - 1))
+                .collect();
+            let memory = Layout::pc(&[bytes.iter().sum()]);
+            let page = reserved(&host_side);
+            let slots: Vec<Slot> = memory
+                .nodes
+                .iter()
+                .flat_map(|n| &n.frames)
+                .map(|r| whole_pages(r, page))
+                .filter(|r| r.end > r.start)
+                .map(|r| Slot { page, ..Slot::new(Frame::new(r.start), r.end - r.start) })
+                .collect();
+            let memory = Layout {
+                nodes: vec![paging::frames::NodeSpec {
+                    frames: slots.iter().map(|s| s.start.number()..s.start.number() + s.frames).collect(),
+                }],
+                distances: memory.distances,
+            };
+            let spec =
+                VmSpec { policy: policy(&host_side, nodes), thp: Some(thp(&host_side)), ..VmSpec::default() };
+            let mut hardware = HostHardware(Shared {
+                machine: &mut machine,
+                oracle: oracle.as_mut(),
+                costs: &costs,
+                spent: &mut spent,
+                files: &[],
+                vms: &[],
+                lose_shootdowns: false,
+            });
+            let vm =
+                host.create_vm(&mut hardware, CpuId(0), spec, &slots).map_err(failed("creating the VM"))?;
+            let space = host.vm(vm).map_err(failed("the VM"))?.space().id();
+            vms.push(space);
+            for cpu in 0..cpus.len() {
+                host.enter_vm(&mut hardware, CpuId(cpu as u16), vm).map_err(failed("entering the VM"))?;
+            }
+            let side = plan.system.kernel;
+            let shadow = plan.system.translation == Way::Shadow;
+            let mut shadowed = shadow.then(HashMap::new);
+            let tables: Box<dyn Tables<Arena<GuestPhys>>> = if shadow {
+                let log = TrapLog::new(memory.end());
+                host.enable_shadow(vm, log.clone()).map_err(failed("shadow paging"))?;
+                Box::new(TrappedTables::new(single(&side), log))
+            } else {
+                tables(&side)
+            };
+            let guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
+            let mut hardware = GuestHardware {
+                shared: Shared {
+                    machine: &mut machine,
+                    oracle: oracle.as_mut(),
+                    costs: &costs,
+                    spent: &mut spent,
+                    files: &[],
+                    vms: &vms,
+                    lose_shootdowns: false,
+                },
+                host: &mut host,
+                vm,
+                index: 1,
+                shadowed: shadowed.as_mut(),
+            };
+            let kernel = Kernel::new(
+                config(&side, vec![NodeId(0); cpus.len()]),
+                guest_pool,
+                Arena::new(memory.end()),
+                frames(&side),
+                tables,
+                &mut hardware,
+            )
+            .map_err(failed("the guest's kernel"))?;
+            guest = Some(Guest { kernel, vm, files: Files::default(), shadowed });
+        }
+        let running = vec![None; cpus.len()];
+        let mut world = World {
+            plan,
+            frames: layout.end(),
+            nodes,
+            costs,
+            machine,
+            host,
+            guest,
+            host_files: Files::default(),
+            vms,
+            processes: Vec::new(),
+            threads: Vec::new(),
+            running,
+            oracle,
+            spent,
+            since_tick: 0,
+        };
+        for process in &setup.processes {
+            world.create_process(process)?;
+        }
+        for thread in &setup.threads {
+            world.add_thread(thread.process)?;
+        }
+        for (index, process) in setup.processes.iter().enumerate() {
+            for region in &process.regions {
+                world.populate(index as u16, region)?;
+            }
+        }
+        Ok(world)
+    }
+
+    pub(super) fn create_process(&mut self, setup: &ProcessSetup) -> Result<(), WorldError> {
+        let kernel_nodes = if self.guest.is_some() { 1 } else { self.nodes };
+        let spec = ProcessSpec {
+            group: os::GroupId(setup.group.map_or(0, |g| u32::from(g) + 1)),
+            policy: policy(&self.plan.system.kernel, kernel_nodes),
+            ..ProcessSpec::default()
+        };
+        let pid = on_kernel!(self, |kernel, hw, _files| kernel.create_process(hw, CpuId(0), spec)).map_err(
+            |error| WorldError::Kernel { what: format!("creating process {}", setup.name), error },
+        )?;
+        self.processes.push(Process { pid, implicit: setup.implicit_regions });
+        let index = (self.processes.len() - 1) as u16;
+        setup.regions.iter().try_for_each(|region| self.map(index, region))
+    }
+
+    pub(super) fn add_thread(&mut self, process: u16) -> Result<(), WorldError> {
+        if usize::from(process) >= self.processes.len() {
+            let count = self.processes.len();
+            return Err(WorldError::Unknown { kind: "process", index: process, count });
+        }
+        let cpu = CpuId((self.threads.len() % self.running.len()) as u16);
+        self.threads.push(Thread { process, cpu });
+        Ok(())
+    }
+}
+
+fn whole_pages(range: &std::ops::Range<u64>, page: PageSize) -> std::ops::Range<u64> {
+    let frames = page.frames();
+    range.start.next_multiple_of(frames)..range.end / frames * frames
+}

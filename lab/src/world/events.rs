@@ -1,0 +1,112 @@
+//! What happens beside accesses: system calls of the input, and the kernels'
+//! background work.
+
+use super::memory::prot;
+use super::*;
+
+impl World {
+    /// Background work of the kernels.
+    pub(super) fn tick(&mut self) -> Result<(), WorldError> {
+        let side = self.plan.system.kernel;
+        if side.pages != Pages::Thp && !side.numa_balancing {
+            return Ok(());
+        }
+        for index in 0..self.processes.len() {
+            let pid = self.processes[index].pid;
+            let failed = |error| WorldError::Kernel { what: "background work".to_string(), error };
+            let alive = on_kernel!(self, |kernel, _hw, _files| kernel.process(pid).is_ok());
+            if alive && side.pages == Pages::Thp {
+                // Linux scans 4096 pages a round (khugepaged/pages_to_scan): 8 blocks.
+                on_kernel!(self, |kernel, hw, _files| kernel.khugepaged(hw, CpuId(0), pid, 8))
+                    .map_err(failed)?;
+            }
+            if alive && side.numa_balancing {
+                on_kernel!(self, |kernel, hw, _files| kernel.numa_scan(hw, CpuId(0), pid)).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn event(&mut self, event: &Event) -> Result<(), WorldError> {
+        let failed = |error| WorldError::Kernel { what: format!("{event:?}"), error };
+        match event {
+            Event::Map { process, region } => {
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.map(*process, region);
+                }
+                self.map(*process, region)?;
+                self.populate(*process, region)
+            }
+            Event::Unmap { process, start, len } => {
+                let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.unmap(*process, start.page(), start.page() + len.div_ceil(4096));
+                }
+                on_kernel!(self, |kernel, hw, _files| kernel.munmap(hw, cpu, pid, *start, *len))
+                    .map_err(failed)
+            }
+            Event::Protect { process, start, len, permissions } => {
+                let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                let prot = prot(*permissions);
+                on_kernel!(self, |kernel, hw, _files| kernel.mprotect(hw, cpu, pid, *start, *len, prot))
+                    .map_err(failed)
+            }
+            Event::Discard { process, start, len } => {
+                let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.discard(*process, start.page(), start.page() + len.div_ceil(4096));
+                }
+                let advice = Advice::DontNeed;
+                on_kernel!(self, |kernel, hw, _files| kernel.madvise(hw, cpu, pid, *start, *len, advice))
+                    .map_err(failed)
+            }
+            Event::Fork { parent, .. } => {
+                let (process, cpu) = (self.process(*parent)?, self.cpu_of(*parent));
+                let pid = on_kernel!(self, |kernel, hw, _files| kernel.fork(hw, cpu, process.pid))
+                    .map_err(failed)?;
+                self.processes.push(Process { pid, implicit: process.implicit });
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.fork(*parent);
+                }
+                Ok(())
+            }
+            Event::Exec { process, image } => {
+                let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.exec(*process, image);
+                }
+                on_kernel!(self, |kernel, hw, _files| kernel.exec(hw, cpu, pid)).map_err(failed)?;
+                self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
+                image.regions.iter().try_for_each(|region| self.map(*process, region))?;
+                image.regions.iter().try_for_each(|region| self.populate(*process, region))
+            }
+            Event::Exit { process } => {
+                let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
+                if let Some(oracle) = &mut self.oracle {
+                    oracle.exit(*process);
+                }
+                on_kernel!(self, |kernel, hw, _files| kernel.exit(hw, cpu, pid)).map_err(failed)
+            }
+            Event::Spawn { process, .. } => self.add_thread(*process),
+            Event::MoveThread { thread, node } => {
+                let to = self.machine.cores.iter().find(|c| c.node() == NodeId(*node)).map(|c| c.id);
+                let count = self.threads.len();
+                match (self.threads.get_mut(usize::from(*thread)), to) {
+                    (Some(thread), Some(cpu)) => thread.cpu = cpu,
+                    (Some(_), None) => {}
+                    (None, _) => return Err(WorldError::Unknown { kind: "thread", index: *thread, count }),
+                }
+                Ok(())
+            }
+            // Marks for whoever measures latencies.
+            Event::Request { .. } => Ok(()),
+            _ => Ok(()),
+        }
+    }
+
+    /// A CPU that the process runs on, for its system calls.
+    pub(super) fn cpu_of(&self, process: u16) -> CpuId {
+        self.threads.iter().find(|t| t.process == process).map_or(CpuId(0), |t| t.cpu)
+    }
+}

@@ -1,0 +1,339 @@
+//! A system come to life: a machine, a kernel or two, and the threads that run
+//! on them.
+//!
+//! The life of one access is one direction: a block of accesses goes to a core;
+//! a fault comes back; the kernel whose fault it is mends its tables; the core
+//! goes on.
+
+mod build;
+mod events;
+mod faults;
+mod memory;
+mod translate;
+
+use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared};
+use crate::oracle::{Mismatch, Oracle};
+use crate::outcome::TableBytes;
+use crate::system::{Pages, Placement, Side, System, Translation as Way};
+use machine::Machine;
+use machine::core::{Core, Observer, Stop, Unobserved};
+use machine::explain::Explained;
+use machine::input::{
+    Access, Backing, Block, Event, HugeAdvice, Permissions, Populate, ProcessSetup, Region, Setup,
+};
+use machine::profile::Profile;
+use machine::timing::TICKS;
+use machine::uncore::Uncore;
+use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables};
+use os::{
+    Advice, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, Policy, ProcessId, ProcessSpec,
+    Prot, SingleTables, Slot, SpaceId, Stats, Tables, ThpMode, VmId, VmSpec,
+};
+use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
+use paging::{
+    Arena, AsidVmid, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
+    Nested, NodeId, PageSize, PhysSpace, Shadow, TableMemory, Translation, Va,
+};
+use std::collections::HashMap;
+
+/// What a world is built from.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The system.
+    pub system: System,
+    /// The machine.
+    pub profile: Profile,
+    /// The node of each core that is modelled: one core for each thread that may run at once.
+    pub cores: Vec<NodeId>,
+    /// Seed of fragmentation.
+    pub seed: u64,
+    /// Check every access.
+    pub verify: bool,
+    /// Forget every shootdown: builds the bug that the oracle must find.
+    pub lose_shootdowns: bool,
+}
+
+/// What ended a run.
+#[derive(Debug, thiserror::Error)]
+pub enum WorldError {
+    /// The memory layout of the profile cannot be.
+    #[error("the machine's memory cannot be laid out: {0}")]
+    Layout(#[from] LayoutError),
+    /// The kernel of the processes.
+    #[error("{what}: {error}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        error: MmError,
+    },
+    /// The same access faults again and again.
+    #[error("access at {va:#x} of process {process} still faults after {tries} tries: {fault:?}")]
+    Stuck {
+        /// The address.
+        va: u64,
+        /// The process.
+        process: u16,
+        /// How often.
+        tries: u32,
+        /// The last fault.
+        fault: Fault,
+    },
+    /// The oracle found an access that saw what it must not see.
+    #[error("the oracle found a mismatch: {0}")]
+    Mismatch(Mismatch),
+    /// The hypervisor could not keep a shadow table: its memory is exhausted.
+    #[error("there is no shadow table for process {process}: the host has no memory left for one")]
+    NoShadowTable {
+        /// The process.
+        process: u16,
+    },
+    /// The input named a thread or process that does not exist.
+    #[error("the input names {kind} {index}, and there are {count}")]
+    Unknown {
+        /// `thread` or `process`.
+        kind: &'static str,
+        /// Which.
+        index: u16,
+        /// How many there are.
+        count: usize,
+    },
+}
+
+/// A guest's kernel in its VM.
+#[derive(Debug)]
+struct Guest {
+    kernel: Kernel<Arena<GuestPhys>>,
+    vm: VmId,
+    files: Files,
+    /// Under shadow paging: the guest's roots by address space.
+    shadowed: Option<HashMap<SpaceId, GuestRoot>>,
+}
+
+/// Files of one kernel, by name.
+#[derive(Debug, Default)]
+struct Files {
+    names: Vec<String>,
+    ids: HashMap<String, FileId>,
+}
+
+/// A thread: where it runs, and for whom.
+#[derive(Clone, Copy, Debug)]
+struct Thread {
+    process: u16,
+    cpu: CpuId,
+}
+
+/// A process of the input, as its kernel knows it.
+#[derive(Clone, Copy, Debug)]
+struct Process {
+    pid: ProcessId,
+    implicit: bool,
+}
+
+/// A system at work.
+#[derive(Debug)]
+pub struct World {
+    plan: Plan,
+    /// Host frames, with holes.
+    frames: u64,
+    nodes: usize,
+    costs: Costs,
+    machine: Machine<AsidVmid>,
+    host: Kernel<Arena<HostPhys>>,
+    guest: Option<Guest>,
+    host_files: Files,
+    vms: Vec<SpaceId>,
+    processes: Vec<Process>,
+    threads: Vec<Thread>,
+    /// Which process each core runs.
+    running: Vec<Option<u16>>,
+    oracle: Option<Oracle>,
+    spent: u64,
+    since_tick: u64,
+}
+
+/// Accesses between two rounds of background work (khugepaged, NUMA balancing).
+const TICK: u64 = 1 << 20;
+/// An access that faults more often than this without getting done is stuck: a
+/// bug, or an input that no kernel could satisfy.
+const MAX_TRIES: u32 = 64;
+
+macro_rules! shared {
+    ($world:expr, $files:expr) => {
+        Shared {
+            machine: &mut $world.machine,
+            oracle: $world.oracle.as_mut(),
+            costs: &$world.costs,
+            spent: &mut $world.spent,
+            files: $files,
+            vms: &$world.vms,
+            lose_shootdowns: $world.plan.lose_shootdowns,
+        }
+    };
+}
+
+/// Calls `$call` with the kernel of the processes, its hardware, and its files.
+macro_rules! on_kernel {
+    ($world:expr, |$kernel:ident, $hw:ident, $files:ident| $call:expr) => {
+        match &mut $world.guest {
+            None => {
+                let $files = &mut $world.host_files;
+                let names = $files.names.clone();
+                let mut hardware = HostHardware(shared!($world, &names));
+                let ($kernel, $hw) = (&mut $world.host, &mut hardware as &mut dyn Hardware<HostPhys>);
+                $call
+            }
+            Some(guest) => {
+                let $files = &mut guest.files;
+                let names = $files.names.clone();
+                let mut hardware = GuestHardware {
+                    shared: shared!($world, &names),
+                    host: &mut $world.host,
+                    vm: guest.vm,
+                    index: 1,
+                    shadowed: guest.shadowed.as_mut(),
+                };
+                let ($kernel, $hw) = (&mut guest.kernel, &mut hardware as &mut dyn Hardware<GuestPhys>);
+                $call
+            }
+        }
+    };
+}
+
+pub(super) use {on_kernel, shared};
+
+impl World {
+    fn process(&self, index: u16) -> Result<Process, WorldError> {
+        let count = self.processes.len();
+        self.processes.get(usize::from(index)).copied().ok_or(WorldError::Unknown {
+            kind: "process",
+            index,
+            count,
+        })
+    }
+
+    /// Makes `cpu` run `process`.
+    fn switch(&mut self, cpu: CpuId, process: u16) -> Result<(), WorldError> {
+        if self.running[cpu.index()] == Some(process) {
+            return Ok(());
+        }
+        let pid = self.process(process)?.pid;
+        on_kernel!(self, |kernel, hw, _files| kernel.switch_to(hw, cpu, pid))
+            .map_err(|error| WorldError::Kernel { what: format!("running process {process}"), error })?;
+        self.running[cpu.index()] = Some(process);
+        Ok(())
+    }
+
+    /// Runs a block: its accesses, then its events.
+    ///
+    /// # Errors
+    /// If a process does what its kernel refuses, or the oracle finds a mismatch.
+    pub fn run(&mut self, block: &Block) -> Result<(), WorldError> {
+        let mut rest = block.accesses.as_slice();
+        while let Some(first) = rest.first() {
+            let same = rest.iter().position(|a| a.thread != first.thread).unwrap_or(rest.len());
+            self.run_thread(&rest[..same])?;
+            rest = &rest[same..];
+        }
+        for event in &block.events {
+            self.event(event)?;
+        }
+        self.since_tick += block.accesses.len() as u64;
+        if self.since_tick >= TICK {
+            self.since_tick -= TICK;
+            self.tick()?;
+        }
+        match self.oracle.as_ref().and_then(Oracle::mismatch) {
+            Some(mismatch) => Err(WorldError::Mismatch(mismatch)),
+            None => Ok(()),
+        }
+    }
+
+    /// Accesses of one thread.
+    fn run_thread(&mut self, accesses: &[Access]) -> Result<(), WorldError> {
+        let index = accesses[0].thread;
+        let count = self.threads.len();
+        let thread = *self.threads.get(usize::from(index)).ok_or(WorldError::Unknown {
+            kind: "thread",
+            index,
+            count,
+        })?;
+        self.switch(thread.cpu, thread.process)?;
+        if let Some(oracle) = &mut self.oracle {
+            oracle.set_process(thread.process);
+        }
+        let (mut rest, mut tries) = (accesses, 0);
+        loop {
+            let done = match &mut self.oracle.take() {
+                Some(oracle) => {
+                    let done = self.run_on(thread, rest, oracle);
+                    self.oracle = Some(std::mem::replace(oracle, Oracle::new(0, &[])));
+                    done
+                }
+                None => self.run_on(thread, rest, &mut Unobserved),
+            }?;
+            let Err(stop) = done else { return Ok(()) };
+            rest = &rest[stop.at..];
+            tries = if stop.at == 0 { tries + 1 } else { 1 };
+            let (va, process) = (rest[0].va.raw(), thread.process);
+            if tries > MAX_TRIES {
+                return Err(WorldError::Stuck { va, process, tries, fault: stop.fault });
+            }
+            self.fault(thread, &rest[0], stop.fault)?;
+        }
+    }
+
+    /// The machine, to read counters and clocks from.
+    pub fn machine(&self) -> &Machine<AsidVmid> {
+        &self.machine
+    }
+
+    /// Forgets what was counted so far, not what is cached or mapped.
+    pub fn reset_counters(&mut self) {
+        self.machine.cores.iter_mut().for_each(|core| core.reset_counters());
+    }
+
+    /// Cycles of each core until now.
+    pub fn cycles(&self) -> Vec<u64> {
+        self.machine.cores.iter().map(|c| c.timing.elapsed() / TICKS).collect()
+    }
+
+    /// Cycles that software took until now.
+    pub fn software_cycles(&self) -> u64 {
+        self.spent
+    }
+
+    /// The counters of the processes' kernel, and of the host under it.
+    pub fn stats(&self) -> (Stats, Option<Stats>) {
+        match &self.guest {
+            None => (self.host.stats(), None),
+            Some(guest) => (guest.kernel.stats(), Some(self.host.stats())),
+        }
+    }
+
+    /// Accesses that the oracle checked.
+    pub fn verified(&self) -> Option<u64> {
+        self.oracle.as_ref().map(Oracle::checked)
+    }
+
+    /// Bytes of page tables now.
+    pub fn table_bytes(&self) -> TableBytes {
+        fn of<M: TableMemory>(kernel: &Kernel<M>) -> u64 {
+            kernel.processes().map(|p| p.space().table().table_pages().iter().sum::<u64>() * 4096).sum()
+        }
+        let vms = self.host.vms().map(|vm| vm.space().table().table_pages().iter().sum::<u64>() * 4096).sum();
+        let processes = match &self.guest {
+            None => of(&self.host),
+            Some(guest) => of(&guest.kernel),
+        };
+        let shadow = self.guest.as_ref().and_then(|guest| self.host.shadow(guest.vm).ok());
+        TableBytes { processes, vms, shadow: shadow.map_or(0, |s| s.table_pages() * 4096) }
+    }
+
+    /// Frames that the host has given out.
+    pub fn frames_used(&self) -> u64 {
+        let pool = self.host.pool();
+        pool.nodes().iter().map(|n| pool.frames(n) - pool.free_frames(n)).sum()
+    }
+}
