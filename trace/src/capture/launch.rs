@@ -1,16 +1,20 @@
 //! Finds the emulator and the plugin, and starts a program in them.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use capture_ring::Shared;
 use capture_ring::program::{self, Unfit};
 
 use super::elf::Elf;
-use super::live::{LiveSource, Names};
-use super::{CaptureError, CaptureOptions, Fetches, Start};
+use super::lackey::Lackey;
+use super::live::{Engine, LiveSource, Names, Signals};
+use super::qemu::Qemu;
+use super::{CaptureError, CaptureOptions, Fetches, Route, Start};
 
 const PLUGIN: &str = "libcapture_qemu.so";
 
@@ -23,36 +27,85 @@ pub fn start(
     args: &[OsString],
     options: CaptureOptions,
 ) -> Result<LiveSource, CaptureError> {
-    let name = program.to_string_lossy().into_owned();
-    let (executable, words) = find_program(program, args)?;
-    let emulator = find_emulator(&options)?;
-    let plugin = find_plugin(&options)?;
-    let (shared, fd) =
-        Shared::create().map_err(|error| CaptureError::System { what: "shared memory", error })?;
+    let line = [program].into_iter().chain(args.iter().map(OsString::as_os_str));
+    let line: Vec<String> = line.map(|word| quoted(&word.to_string_lossy())).collect();
+    let begin = Arc::new(AtomicBool::new(false));
+    let signal = if let Start::Signal(signal) = options.start { Some(signal) } else { None };
+    let system = |what| move |error| CaptureError::System { what, error };
+    let signals = Signals::listen(signal, &begin).map_err(system("signal handlers"))?;
+    let mut names = Names {
+        program: program.to_string_lossy().into_owned(),
+        command: line.join(" "),
+        emulator: String::new(),
+    };
+    let (child, engine): (_, Box<dyn Engine>) = match options.route {
+        Route::Qemu => {
+            let (executable, words) = find_program(program, args)?;
+            let emulator = find_emulator(&options)?;
+            names.emulator = version(&emulator);
+            let (shared, memory) = Shared::create().map_err(system("shared memory"))?;
+            let mut command = qemu_command(&emulator, &executable, words, memory.as_raw_fd(), &options)?;
+            redirect(&mut command, &options)?;
+            let engine = Qemu::new(shared, memory, &options, begin);
+            let child = command.spawn().map_err(system("starting the emulator"))?;
+            engine.started(child.id());
+            (child, Box::new(engine))
+        }
+        Route::Lackey => {
+            if let Start::Symbol(_) = options.start {
+                return Err(CaptureError::LackeySymbol);
+            }
+            let path = find_path(program)?;
+            let valgrind = options.emulator.clone().or_else(|| in_path(OsStr::new("valgrind")));
+            let valgrind = valgrind.ok_or(CaptureError::NoValgrind)?;
+            names.emulator = version(&valgrind);
+            let mut command = Command::new(&valgrind);
+            redirect(&mut command, &options)?;
+            let rest = |command: &mut Command| {
+                command.arg(&path).args(args);
+            };
+            let (engine, child) = Lackey::spawn(command, rest, &names.program, &options, begin)
+                .map_err(system("starting Valgrind"))?;
+            (child, Box::new(engine))
+        }
+    };
+    Ok(LiveSource::new(names, child, engine, options.afterwards, signals))
+}
+
+fn qemu_command(
+    emulator: &Path,
+    executable: &Path,
+    words: Vec<OsString>,
+    memory: RawFd,
+    options: &CaptureOptions,
+) -> Result<Command, CaptureError> {
+    let plugin = find_plugin(options)?;
     // QEMU's option parser takes a doubled comma for one.
     let escaped = |path: &Path| path.to_string_lossy().replace(',', ",,");
-    let memory = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
-    let mut spec = format!("{},ring={memory},log=0,program={}", escaped(&plugin), escaped(&executable));
+    let memory = format!("/proc/{}/fd/{memory}", std::process::id());
+    let mut spec = format!("{},ring={memory},log=0,program={}", escaped(&plugin), escaped(executable));
     match options.fetches {
         Fetches::None => {}
         Fetches::Blocks => spec.push_str(",fetch=block"),
         Fetches::Lines => spec.push_str(",fetch=line"),
     }
     if let Start::Symbol(symbol) = &options.start {
-        spec.push_str(&format!(",start={}", find_symbol(&executable, symbol)?));
+        spec.push_str(&format!(",start={}", find_symbol(executable, symbol)?));
     }
-    let mut command = Command::new(&emulator);
+    let mut command = Command::new(emulator);
     let mut words = words.into_iter();
     command.arg("-plugin").arg(spec).arg("-0").arg(words.next().unwrap_or_default());
-    command.arg(&executable).args(words);
+    command.arg(executable).args(words);
+    Ok(command)
+}
+
+fn redirect(command: &mut Command, options: &CaptureOptions) -> Result<(), CaptureError> {
     if let Some(stdout) = &options.stdout {
-        let stdout = stdout.try_clone().map_err(|error| CaptureError::System { what: "stdout", error })?;
+        let stdout =
+            stdout.try_clone().map_err(|error| CaptureError::System { what: "standard output", error })?;
         command.stdout(Stdio::from(stdout));
     }
-    let line = [program].into_iter().chain(args.iter().map(OsString::as_os_str));
-    let line: Vec<String> = line.map(|word| quoted(&word.to_string_lossy())).collect();
-    let names = Names { program: name, command: line.join(" "), emulator: version(&emulator) };
-    LiveSource::spawn(command, shared, fd, names, options)
+    Ok(())
 }
 
 /// A word of a command as a shell takes it.
@@ -72,21 +125,25 @@ fn version(emulator: &Path) -> String {
     text.lines().next().unwrap_or("an emulator of unknown version").to_owned()
 }
 
-fn find_program(program: &OsStr, args: &[OsString]) -> Result<(PathBuf, Vec<OsString>), CaptureError> {
-    let error = |reason: &str| CaptureError::Program {
-        program: program.to_string_lossy().into_owned(),
-        reason: reason.to_owned(),
-    };
-    let path = if program.as_encoded_bytes().contains(&b'/') {
-        PathBuf::from(program)
+fn unfit(program: &OsStr, reason: &str) -> CaptureError {
+    CaptureError::Program { program: program.to_string_lossy().into_owned(), reason: reason.to_owned() }
+}
+
+fn find_path(program: &OsStr) -> Result<PathBuf, CaptureError> {
+    if program.as_encoded_bytes().contains(&b'/') {
+        Ok(PathBuf::from(program))
     } else {
-        in_path(program).ok_or_else(|| error("no such program in PATH"))?
-    };
+        in_path(program).ok_or_else(|| unfit(program, "no such program in PATH"))
+    }
+}
+
+fn find_program(program: &OsStr, args: &[OsString]) -> Result<(PathBuf, Vec<OsString>), CaptureError> {
+    let path = find_path(program)?;
     let words = [program.to_owned()].into_iter().chain(args.iter().cloned()).collect();
-    program::resolve(&path, words).map_err(|unfit| match unfit {
-        Unfit::NoProgram if !path.exists() => error("no such file"),
-        Unfit::NoProgram => error("is not an executable program"),
-        Unfit::NativeOnly(why) => error(&format!("cannot be captured: {why}")),
+    program::resolve(&path, words).map_err(|why| match why {
+        Unfit::NoProgram if !path.exists() => unfit(program, "no such file"),
+        Unfit::NoProgram => unfit(program, "is not an executable program"),
+        Unfit::NativeOnly(why) => unfit(program, &format!("cannot be captured: {why}")),
     })
 }
 

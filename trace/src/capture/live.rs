@@ -1,42 +1,63 @@
 //! A running program as a source of accesses.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use capture_ring::Shared;
-use machine::input::{Block, More, Setup, Source, SourceError, ThreadSetup};
+use machine::input::{Block, More, Setup, Source, SourceError};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::merge::{Counts, Merge};
-use super::{Afterwards, CaptureError, CaptureOptions, Layout, Start};
+use super::merge::Counts;
+use super::{Afterwards, CaptureError};
 
-/// How long to sleep when the program has produced nothing.
-const NAP: Duration = Duration::from_micros(50);
-/// After how many naps to see who is still alive.
-const CHECK: u32 = 20;
+/// One way to get a program's accesses.
+pub(super) trait Engine: std::fmt::Debug + Send {
+    /// Waits for the region of interest; the world when it begins.
+    fn setup(&mut self, interrupted: &AtomicBool) -> Result<Setup, Trouble>;
+    /// As [`Source::fill`]. When interrupted, what is there and no more.
+    fn fill(&mut self, block: &mut Block, interrupted: bool) -> Result<More, Trouble>;
+    /// From now on the program must not wait for us.
+    fn stop(&mut self);
+    /// Whether the limit has been reached.
+    fn is_enough(&self) -> bool;
+    /// What has been counted.
+    fn counts(&self) -> Counts;
+    /// Programs that were started but not captured, and why.
+    fn escapes(&self) -> Vec<String>;
+    /// How addresses differ from native ones, in a sentence.
+    fn layout(&self) -> String;
+}
+
+/// Why a capture cannot go on, and what to do about it.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    pub reason: String,
+    pub hint: Option<String>,
+}
+
+impl Trouble {
+    pub fn new(reason: impl Into<String>) -> Trouble {
+        Trouble { reason: reason.into(), hint: None }
+    }
+    pub fn hint(self, hint: &str) -> Trouble {
+        Trouble { hint: Some(hint.to_owned()), ..self }
+    }
+}
 
 /// A program that runs and is captured meanwhile. Its accesses wait in memory until they
 /// are taken, and when that is full the program waits: none is lost.
+///
+/// SIGINT and SIGTERM end the stream, with what had been seen; [`LiveSource::finish`] then ends the program.
 #[derive(Debug)]
 pub struct LiveSource {
     names: Names,
     child: Child,
-    shared: Shared,
-    /// The shared memory's only name: programs that the first one starts open it, too.
-    _memory: OwnedFd,
-    merge: Merge,
-    options: CaptureOptions,
-    interrupted: Arc<AtomicBool>,
-    begin: Arc<AtomicBool>,
-    handlers: Vec<SigId>,
-    naps: u32,
-    over: bool,
+    engine: Box<dyn Engine>,
+    afterwards: Afterwards,
+    signals: Signals,
     finished: bool,
 }
 
@@ -53,7 +74,7 @@ pub(super) struct Names {
 pub struct Summary {
     /// How the program ended.
     pub status: ExitStatus,
-    /// Accesses that the plugin counted in the program.
+    /// Accesses that were counted where they happen.
     pub seen: u64,
     /// Of these, delivered in the stream.
     pub delivered: u64,
@@ -67,7 +88,7 @@ pub struct Summary {
     pub interrupted: bool,
     /// Programs that were started but could not be captured, and why.
     pub escapes: Vec<String>,
-    /// How the addresses were changed, in a sentence.
+    /// How addresses differ from native ones, in a sentence.
     pub layout: String,
 }
 
@@ -78,52 +99,44 @@ impl Summary {
     }
 }
 
-impl LiveSource {
-    pub(super) fn spawn(
-        mut command: Command,
-        shared: Shared,
-        memory: OwnedFd,
-        names: Names,
-        options: CaptureOptions,
-    ) -> Result<LiveSource, CaptureError> {
-        let header = shared.header();
-        match options.start {
-            Start::AtOnce => header.active.store(1, Ordering::Relaxed),
-            Start::After(0) => header.active.store(1, Ordering::Relaxed),
-            Start::After(n) => header.skip.store(i64::try_from(n).unwrap_or(i64::MAX), Ordering::Relaxed),
-            Start::Symbol(_) | Start::Signal(_) => {}
+/// Signals that are listened to, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Signals {
+    pub interrupted: Arc<AtomicBool>,
+    handlers: Vec<SigId>,
+}
+
+impl Signals {
+    /// Listens to SIGINT and SIGTERM, and sets `flag` at `other`.
+    pub fn listen(other: Option<i32>, flag: &Arc<AtomicBool>) -> std::io::Result<Signals> {
+        let mut signals = Signals { interrupted: Arc::default(), handlers: Vec::new() };
+        let interrupted = signals.interrupted.clone();
+        for (signal, flag) in
+            [(SIGINT, &interrupted), (SIGTERM, &interrupted)].into_iter().chain(other.map(|s| (s, flag)))
+        {
+            signals.handlers.push(signal_hook::flag::register(signal, flag.clone())?);
         }
-        let mut merge = Merge::new(&shared, options.layout.clone());
-        merge.wanted = options.limit.unwrap_or(u64::MAX);
-        let (interrupted, begin) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let mut handlers = Vec::new();
-        let mut handle = |signal, flag: &Arc<AtomicBool>| -> std::io::Result<()> {
-            handlers.push(signal_hook::flag::register(signal, flag.clone())?);
-            Ok(())
-        };
-        let mut install = || {
-            handle(SIGINT, &interrupted)?;
-            handle(SIGTERM, &interrupted)?;
-            if let Start::Signal(signal) = options.start { handle(signal, &begin) } else { Ok(()) }
-        };
-        install().map_err(|error| CaptureError::System { what: "signal handlers", error })?;
-        let child =
-            command.spawn().map_err(|error| CaptureError::System { what: "starting the emulator", error })?;
-        shared.log(0).pid.store(child.id(), Ordering::Release);
-        Ok(LiveSource {
-            names,
-            child,
-            shared,
-            _memory: memory,
-            merge,
-            options,
-            interrupted,
-            begin,
-            handlers,
-            naps: 0,
-            over: false,
-            finished: false,
-        })
+        Ok(signals)
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for handler in self.handlers.drain(..) {
+            signal_hook::low_level::unregister(handler);
+        }
+    }
+}
+
+impl LiveSource {
+    pub(super) fn new(
+        names: Names,
+        child: Child,
+        engine: Box<dyn Engine>,
+        afterwards: Afterwards,
+        signals: Signals,
+    ) -> LiveSource {
+        LiveSource { names, child, engine, afterwards, signals, finished: false }
     }
 
     /// The command, as a shell takes it.
@@ -136,23 +149,9 @@ impl LiveSource {
         &self.names.emulator
     }
 
-    /// How the addresses of the stream differ from those in the emulator, in a sentence.
+    /// How addresses of the stream differ from native ones, in a sentence.
     pub fn layout(&self) -> String {
-        match &self.options.layout {
-            Layout::Native => {
-                "addresses moved from QEMU's layout to that of Linux without randomisation".into()
-            }
-            Layout::Emulator => "addresses as in QEMU: a program and its libraries within 512 GiB".into(),
-            Layout::Snapshot(snapshot) => format!(
-                "addresses moved from QEMU's layout to that of process {} when it was looked at",
-                snapshot.pid
-            ),
-        }
-    }
-
-    /// Accesses so far.
-    pub fn counts(&self) -> Counts {
-        self.merge.totals(&self.shared)
+        self.engine.layout()
     }
 
     /// Ends the capture, waits for the program, and says how it went. After an interruption, or at the limit if the
@@ -161,24 +160,24 @@ impl LiveSource {
     /// # Errors
     /// If the program cannot be waited for.
     pub fn finish(mut self) -> Result<Summary, CaptureError> {
-        self.shared.header().stop.store(1, Ordering::Release);
-        let interrupted = self.interrupted.swap(false, Ordering::Relaxed);
-        if interrupted || (self.merge.wanted == 0 && self.options.afterwards == Afterwards::Terminate) {
+        let interrupted = self.signals.interrupted.swap(false, Ordering::Relaxed);
+        if interrupted || (self.engine.is_enough() && self.afterwards == Afterwards::Terminate) {
             self.signal(Signal::TERM);
         }
+        self.engine.stop();
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status,
                 Ok(None) => {}
                 Err(error) => return Err(CaptureError::System { what: "waiting for the program", error }),
             }
-            if self.interrupted.swap(false, Ordering::Relaxed) {
+            if self.signals.interrupted.swap(false, Ordering::Relaxed) {
                 self.signal(if interrupted { Signal::KILL } else { Signal::TERM });
             }
             std::thread::sleep(Duration::from_millis(1));
         };
         self.finished = true;
-        let counts = self.merge.totals(&self.shared);
+        let counts = self.engine.counts();
         Ok(Summary {
             status,
             seen: counts.seen,
@@ -187,7 +186,7 @@ impl LiveSource {
             dropped: counts.dropped + counts.unread,
             emulators: counts.emulators,
             interrupted,
-            escapes: std::mem::take(&mut self.merge.escapes),
+            escapes: self.engine.escapes(),
             layout: self.layout(),
         })
     }
@@ -199,124 +198,30 @@ impl LiveSource {
         }
     }
 
-    fn error(&self, reason: impl Into<String>, hint: &str) -> SourceError {
-        SourceError {
-            what: self.names.program.clone(),
-            reason: reason.into(),
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
-        }
-    }
-
-    fn nap(&mut self) -> Result<(), SourceError> {
-        self.naps += 1;
-        if self.naps.is_multiple_of(CHECK) {
-            if let Some(error) = self.shared.error() {
-                return Err(self.error(error, "what was captured before is complete"));
-            }
-            self.merge.check();
-        }
-        std::thread::sleep(NAP);
-        Ok(())
-    }
-
-    /// Waits for the region of interest.
-    fn wait_for_start(&mut self) -> Result<(), SourceError> {
-        loop {
-            let active = self.shared.header().active.load(Ordering::Acquire) != 0;
-            while self.merge.settle(&self.shared).map_err(|broken| self.error(broken.0, ""))? {}
-            if self.merge.is_over() {
-                let skipped = self.merge.counts.skipped;
-                return Err(if skipped == 0 && self.options.start == Start::AtOnce {
-                    self.error("ended before its first access", "QEMU may have said why")
-                } else {
-                    self.error(
-                        format!("ended before capture began, after {skipped} accesses"),
-                        "choose an earlier start",
-                    )
-                });
-            }
-            if active && self.merge.has_begun() {
-                return Ok(());
-            }
-            if self.begin.load(Ordering::Relaxed) {
-                self.shared.header().active.store(1, Ordering::Release);
-                continue;
-            }
-            if self.interrupted.load(Ordering::Relaxed) {
-                return Err(self.error("interrupted before capture began", ""));
-            }
-            self.nap()?;
-        }
+    fn error(&self, trouble: Trouble) -> SourceError {
+        SourceError { what: self.names.program.clone(), reason: trouble.reason, hint: trouble.hint }
     }
 }
 
 impl Source for LiveSource {
     fn setup(&mut self) -> Result<Setup, SourceError> {
-        self.wait_for_start()?;
-        let fresh = self.options.start == Start::AtOnce;
-        let populated = |pid, start, len| !fresh && mostly_present(pid, start, len);
-        let (processes, threads) = self.merge.begin(&self.shared, populated);
-        Ok(Setup {
-            name: self.names.program.clone(),
-            processes,
-            threads: threads.into_iter().map(|process| ThreadSetup { process }).collect(),
-            accesses: None,
-        })
+        let setup = self.engine.setup(&self.signals.interrupted).map_err(|t| self.error(t))?;
+        Ok(Setup { name: self.names.program.clone(), ..setup })
     }
 
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {
         block.clear();
-        while !self.over {
-            let interrupted = self.interrupted.load(Ordering::Relaxed);
-            if interrupted {
-                self.shared.header().stop.store(1, Ordering::Release);
-            }
-            let moved = self.merge.fill(&self.shared, block).map_err(|broken| self.error(broken.0, ""))?;
-            if self.merge.wanted == 0 || self.merge.is_over() || (interrupted && !moved) {
-                self.shared.header().stop.store(1, Ordering::Release);
-                self.over = true;
-            } else if block.room() == 0 || !block.events.is_empty() {
-                return Ok(More::Yes);
-            } else if !moved {
-                if !block.accesses.is_empty() {
-                    return Ok(More::Yes);
-                }
-                self.nap()?;
-            }
-        }
-        Ok(More::No)
+        let interrupted = self.signals.interrupted.load(Ordering::Relaxed);
+        self.engine.fill(block, interrupted).map_err(|t| self.error(t))
     }
 }
 
 impl Drop for LiveSource {
     fn drop(&mut self) {
-        self.shared.header().stop.store(1, Ordering::Release);
         if !self.finished {
             self.signal(Signal::TERM);
+            self.engine.stop();
             let _ = self.child.wait();
         }
-        for handler in self.handlers.drain(..) {
-            signal_hook::low_level::unregister(handler);
-        }
     }
-}
-
-/// Whether at least half of a process's pages in a range are in memory: a region that was filled
-/// before capture began.
-fn mostly_present(pid: u32, start: u64, len: u64) -> bool {
-    // Bit 63 of each page's word; no privilege is needed for it (Documentation/admin-guide/mm/pagemap.rst).
-    let Ok(file) = std::fs::File::open(format!("/proc/{pid}/pagemap")) else { return false };
-    let mut words = vec![0; 8192];
-    let (mut at, end, mut present) = (start / 4096 * 8, (start + len) / 4096 * 8, 0);
-    while at < end {
-        let want = words.len().min((end - at) as usize);
-        match file.read_at(&mut words[..want], at) {
-            Ok(n) if n >= 8 => {
-                present += words[..n].chunks_exact(8).filter(|word| word[7] & 0x80 != 0).count() as u64;
-                at += n as u64;
-            }
-            _ => break,
-        }
-    }
-    present * 2 * 4096 >= len
 }

@@ -12,6 +12,7 @@ use machine::input::{Access, BLOCK, Block, Event, Kind, ProcessSetup};
 use paging::Va;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::live::Trouble;
 use super::rebase::Lookup;
 use super::space::{Layout, Space};
 
@@ -76,10 +77,6 @@ pub struct Merge {
     /// Programs that ran natively, and why.
     pub escapes: Vec<String>,
 }
-
-/// The captured program wrote something that is not the plugin's, or is too large for the stream.
-#[derive(Debug)]
-pub struct Broken(pub String);
 
 fn kind_of(code: u8) -> Kind {
     match code & 3 {
@@ -165,7 +162,7 @@ impl Merge {
     }
 
     /// Moves what is ready into the block: `false` if nothing was.
-    pub fn fill(&mut self, shared: &Shared, block: &mut Block) -> Result<bool, Broken> {
+    pub fn fill(&mut self, shared: &Shared, block: &mut Block) -> Result<bool, Trouble> {
         let mut moved = false;
         for _ in 0..self.processes.len() {
             self.turn = (self.turn + 1) % self.processes.len().max(1);
@@ -182,7 +179,7 @@ impl Merge {
     }
 
     /// Applies what happened before the stream begins: `false` if there was nothing to apply.
-    pub fn settle(&mut self, shared: &Shared) -> Result<bool, Broken> {
+    pub fn settle(&mut self, shared: &Shared) -> Result<bool, Trouble> {
         let mut ignored = Block::new();
         for at in 0..self.processes.len() {
             self.processes[at].look(shared)?;
@@ -193,7 +190,7 @@ impl Merge {
         Ok(false)
     }
 
-    fn advance(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Broken> {
+    fn advance(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Trouble> {
         let process = &mut self.processes[at];
         process.look(shared)?;
         let moved = process.take(shared, block, &mut self.counts, &mut self.wanted);
@@ -201,7 +198,7 @@ impl Merge {
     }
 
     /// Applies the process's next message if it is due, or ends the process if that is.
-    fn finish_turn(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Broken> {
+    fn finish_turn(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Trouble> {
         let process = &mut self.processes[at];
         if process.is_due() {
             let message = process.next.take().expect("due");
@@ -220,7 +217,7 @@ impl Merge {
         at: usize,
         message: Message,
         block: &mut Block,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Trouble> {
         let process = &mut self.processes[at];
         let index = process.index;
         match &message.note {
@@ -241,11 +238,11 @@ impl Merge {
             Note::ThreadStart { lane } => {
                 let lane = *lane as usize;
                 if lane >= capture_ring::LANES {
-                    return Err(Broken(format!("the program names a lane {lane}")));
+                    return Err(Trouble::new(format!("the program names a lane {lane}")));
                 }
                 let number = self.next_thread;
                 let thread = u16::try_from(number)
-                    .map_err(|_| Broken("more than 65536 threads over the program's life".into()))?;
+                    .map_err(|_| Trouble::new("more than 65536 threads over the program's life"))?;
                 if self.begun {
                     self.next_thread += 1;
                     block.events.push(Event::Spawn { thread, process: index });
@@ -261,7 +258,7 @@ impl Merge {
             Note::Fork { log } => {
                 let log = *log as usize;
                 if log >= PROCESSES || self.next_process > u16::MAX as u32 {
-                    return Err(Broken(format!("the program forks into log {log}")));
+                    return Err(Trouble::new(format!("the program forks into log {log}")));
                 }
                 let child = self.next_process as u16;
                 let space = process.space.clone();
@@ -331,7 +328,7 @@ fn retire(shared: &Shared, thread: &Thread, counts: &mut Counts) {
 impl Process {
     /// Sees what there is: first whether the process lives, then how far its lanes are, then what its log
     /// says. So whatever is seen happened before anything that is not.
-    fn look(&mut self, shared: &Shared) -> Result<(), Broken> {
+    fn look(&mut self, shared: &Shared) -> Result<(), Trouble> {
         self.find(shared);
         for thread in &mut self.threads {
             thread.reader.look(shared);
@@ -342,7 +339,7 @@ impl Process {
         self.next = self
             .log
             .next(shared)
-            .map_err(|_| Broken("the program has overwritten the memory that it shares with us".into()))?;
+            .map_err(|_| Trouble::new("the program has overwritten the memory that it shares with us"))?;
         if let Some(Message { note: Note::Image { .. }, cuts }) = &mut self.next {
             // The threads of the program that was there are gone, and what they wrote is complete.
             *cuts = self.threads.iter_mut().map(|t| t.reader.end(shared)).collect();

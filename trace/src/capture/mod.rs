@@ -5,11 +5,13 @@
 //! its input, output and exit status.
 
 mod elf;
+mod lackey;
 mod launch;
 mod live;
 mod maps;
 mod merge;
 mod pages;
+mod qemu;
 mod rebase;
 mod record;
 mod snapshot;
@@ -29,6 +31,8 @@ pub use record::{Progress, Recorded, record};
 /// What to capture, and how.
 #[derive(Debug, Default)]
 pub struct CaptureOptions {
+    /// By what means.
+    pub route: Route,
     /// When to begin.
     pub start: Start,
     /// How many accesses to take; all if `None`.
@@ -39,12 +43,23 @@ pub struct CaptureOptions {
     pub fetches: Fetches,
     /// The addresses that the program gets.
     pub layout: Layout,
-    /// The emulator; looked for in `PATH` if not given.
+    /// `qemu-x86_64` or `valgrind`; looked for in `PATH` if not given.
     pub emulator: Option<PathBuf>,
     /// The plugin; looked for beside this program if not given.
     pub plugin: Option<PathBuf>,
     /// Where the program's standard output goes, if not where ours does.
     pub stdout: Option<File>,
+}
+
+/// By what means a program is captured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Route {
+    /// QEMU's user-mode emulation with Pagewalk's plugin: tens of millions of accesses a second, threads, children,
+    /// mappings.
+    #[default]
+    Qemu,
+    /// Valgrind's lackey: about a million accesses a second of one process, in Valgrind's layout, without mappings.
+    Lackey,
 }
 
 /// When capture begins. The address space is followed from the program's start in any case.
@@ -110,6 +125,14 @@ pub enum CaptureError {
         /// What to do about it.
         hint: String,
     },
+    /// There is no Valgrind.
+    #[error("no valgrind found\n  hint: install it with `apt install valgrind` (Debian, Ubuntu)")]
+    NoValgrind,
+    /// Lackey does not know functions.
+    #[error(
+        "lackey cannot begin at a symbol\n  hint: begin after a number of accesses or at a signal, or capture with QEMU"
+    )]
+    LackeySymbol,
     /// There is no plugin.
     #[error(
         "no libcapture_qemu.so in {looked}\n  hint: build it with `cargo build --release -p capture-qemu`, or name it in the variable PAGEWALK_QEMU_PLUGIN"

@@ -1,0 +1,178 @@
+//! The fast route: QEMU with the plugin, through shared memory.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use capture_ring::Shared;
+use machine::input::{Block, More, Setup, ThreadSetup};
+
+use super::live::{Engine, Trouble};
+use super::merge::{Counts, Merge};
+use super::{CaptureOptions, Layout, Start};
+
+/// How long to sleep when the program has produced nothing.
+const NAP: Duration = Duration::from_micros(50);
+/// After how many naps to see who is still alive.
+const CHECK: u32 = 20;
+
+/// A program in QEMU.
+#[derive(Debug)]
+pub(super) struct Qemu {
+    shared: Shared,
+    /// The shared memory's only name: programs that the first one starts open it, too.
+    _memory: OwnedFd,
+    merge: Merge,
+    start: Start,
+    layout: Layout,
+    /// The signal to begin at has come.
+    begin: Arc<AtomicBool>,
+    naps: u32,
+    over: bool,
+}
+
+impl Qemu {
+    /// Before the program is started.
+    pub fn new(shared: Shared, memory: OwnedFd, options: &CaptureOptions, begin: Arc<AtomicBool>) -> Qemu {
+        let header = shared.header();
+        match options.start {
+            Start::AtOnce | Start::After(0) => header.active.store(1, Ordering::Relaxed),
+            Start::After(n) => header.skip.store(i64::try_from(n).unwrap_or(i64::MAX), Ordering::Relaxed),
+            Start::Symbol(_) | Start::Signal(_) => {}
+        }
+        let mut merge = Merge::new(&shared, options.layout.clone());
+        merge.wanted = options.limit.unwrap_or(u64::MAX);
+        let (start, layout) = (options.start.clone(), options.layout.clone());
+        Qemu { shared, _memory: memory, merge, start, layout, begin, naps: 0, over: false }
+    }
+
+    /// The program runs, as this process.
+    pub fn started(&self, pid: u32) {
+        self.shared.log(0).pid.store(pid, Ordering::Release);
+    }
+
+    fn nap(&mut self) -> Result<(), Trouble> {
+        self.naps += 1;
+        if self.naps.is_multiple_of(CHECK) {
+            if let Some(error) = self.shared.error() {
+                return Err(Trouble::new(error).hint("what was captured before is complete"));
+            }
+            self.merge.check();
+        }
+        std::thread::sleep(NAP);
+        Ok(())
+    }
+
+    fn ended_early(&self) -> Trouble {
+        let skipped = self.merge.counts.skipped;
+        if skipped == 0 && self.start == Start::AtOnce {
+            Trouble::new("ended before its first access").hint("QEMU may have said why")
+        } else {
+            Trouble::new(format!("ended before capture began, after {skipped} accesses"))
+                .hint("choose an earlier start")
+        }
+    }
+
+    fn wait_for_start(&mut self, interrupted: &AtomicBool) -> Result<(), Trouble> {
+        loop {
+            let active = self.shared.header().active.load(Ordering::Acquire) != 0;
+            while self.merge.settle(&self.shared)? {}
+            if self.merge.is_over() {
+                return Err(self.ended_early());
+            }
+            if active && self.merge.has_begun() {
+                return Ok(());
+            }
+            if self.begin.load(Ordering::Relaxed) {
+                self.shared.header().active.store(1, Ordering::Release);
+            }
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(Trouble::new("interrupted before capture began"));
+            }
+            self.nap()?;
+        }
+    }
+}
+
+impl Engine for Qemu {
+    fn setup(&mut self, interrupted: &AtomicBool) -> Result<Setup, Trouble> {
+        self.wait_for_start(interrupted)?;
+        let fresh = self.start == Start::AtOnce;
+        let populated = |pid, start, len| !fresh && mostly_present(pid, start, len);
+        let (processes, threads) = self.merge.begin(&self.shared, populated);
+        let threads = threads.into_iter().map(|process| ThreadSetup { process }).collect();
+        Ok(Setup { processes, threads, ..Setup::default() })
+    }
+
+    fn fill(&mut self, block: &mut Block, interrupted: bool) -> Result<More, Trouble> {
+        if interrupted {
+            self.stop();
+        }
+        while !self.over {
+            let moved = self.merge.fill(&self.shared, block)?;
+            if self.is_enough() || self.merge.is_over() || (interrupted && !moved) {
+                self.stop();
+                self.over = true;
+            } else if block.room() == 0 || !block.events.is_empty() {
+                return Ok(More::Yes);
+            } else if !moved {
+                if !block.accesses.is_empty() {
+                    return Ok(More::Yes);
+                }
+                self.nap()?;
+            }
+        }
+        Ok(More::No)
+    }
+
+    fn stop(&mut self) {
+        self.shared.header().stop.store(1, Ordering::Release);
+    }
+
+    fn is_enough(&self) -> bool {
+        self.merge.wanted == 0
+    }
+
+    fn counts(&self) -> Counts {
+        self.merge.totals(&self.shared)
+    }
+
+    fn escapes(&self) -> Vec<String> {
+        self.merge.escapes.clone()
+    }
+
+    fn layout(&self) -> String {
+        match &self.layout {
+            Layout::Native => {
+                "addresses moved from QEMU's layout to that of Linux without randomisation".into()
+            }
+            Layout::Emulator => "addresses as in QEMU".into(),
+            Layout::Snapshot(snapshot) => format!(
+                "addresses moved from QEMU's layout to that of process {} when it was looked at",
+                snapshot.pid
+            ),
+        }
+    }
+}
+
+/// Whether at least half of a process's pages in a range are in memory: a region that was filled
+/// before capture began.
+fn mostly_present(pid: u32, start: u64, len: u64) -> bool {
+    // Bit 63 of each page's word; no privilege is needed for it (Documentation/admin-guide/mm/pagemap.rst).
+    let Ok(file) = std::fs::File::open(format!("/proc/{pid}/pagemap")) else { return false };
+    let mut words = vec![0; 8192];
+    let (mut at, end, mut present) = (start / 4096 * 8, (start + len) / 4096 * 8, 0);
+    while at < end {
+        let want = words.len().min((end - at) as usize);
+        match file.read_at(&mut words[..want], at) {
+            Ok(n) if n >= 8 => {
+                present += words[..n].chunks_exact(8).filter(|word| word[7] & 0x80 != 0).count() as u64;
+                at += n as u64;
+            }
+            _ => break,
+        }
+    }
+    present * 2 * 4096 >= len
+}
