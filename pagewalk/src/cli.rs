@@ -112,21 +112,59 @@ pub struct RecordArgs {
     /// The trace to write.
     #[arg(short, long)]
     pub output: PathBuf,
-    /// Begin after this many accesses (suffixes k, M, G).
-    #[arg(long, value_parser = count)]
-    pub after: Option<u64>,
-    /// Begin when the program first reaches this symbol.
-    #[arg(long)]
-    pub symbol: Option<String>,
-    /// End after this many recorded accesses; the program runs on.
+    /// End after this many recorded accesses (suffixes k, M, G); the program runs on.
     #[arg(long, value_parser = count)]
     pub limit: Option<u64>,
-    /// Record instruction fetches too, one a cache line.
-    #[arg(long)]
-    pub fetches: bool,
+    #[command(flatten)]
+    pub capture: Capture,
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     pub command: Vec<OsString>,
+}
+
+/// How a program is captured, and from when on.
+#[derive(Debug, Args, Clone, Default, PartialEq, Eq)]
+#[command(next_help_heading = "Capture")]
+pub struct Capture {
+    /// By what means.
+    #[arg(long, value_enum, requires = "command")]
+    pub route: Option<Route>,
+    /// Begin after this many accesses of the program (suffixes k, M, G).
+    #[arg(long, value_name = "N", value_parser = count, requires = "command", group = "start")]
+    pub start_after: Option<u64>,
+    /// Begin when the program first reaches this function of its executable.
+    #[arg(long, value_name = "NAME", requires = "command", group = "start")]
+    pub start_symbol: Option<String>,
+    /// Begin when pagewalk gets this signal.
+    #[arg(long, value_enum, value_name = "SIGNAL", requires = "command", group = "start")]
+    pub start_signal: Option<StartSignal>,
+    /// Take instruction fetches too, one a cache line.
+    #[arg(long, requires = "command")]
+    pub fetches: bool,
+    /// End the program (SIGTERM) when enough accesses have been taken; else it runs on, unobserved.
+    #[arg(long, requires = "command")]
+    pub terminate: bool,
+}
+
+/// By what means a program is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Route {
+    /// QEMU's user-mode emulation with our plugin: fast, with threads, children and mappings (`apt install qemu-user`).
+    #[default]
+    Qemu,
+    /// Valgrind's lackey: a hundred times slower, without threads and mappings (`apt install valgrind`).
+    Lackey,
+}
+
+/// Signals that can begin a capture: those that programs leave to their users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StartSignal {
+    /// SIGUSR1: `kill -USR1`.
+    #[value(name = "USR1", alias = "SIGUSR1")]
+    Usr1,
+    /// SIGUSR2: `kill -USR2`.
+    #[value(name = "USR2", alias = "SIGUSR2")]
+    Usr2,
 }
 
 /// What can be done with a trace. `--format` names the format where the
@@ -213,6 +251,8 @@ pub struct Experiment {
     /// Check every access against the oracle.
     #[arg(long)]
     pub verify: bool,
+    #[command(flatten)]
+    pub capture: Capture,
     /// A program to run and to take the accesses from, live, with no trace on disk.
     #[arg(last = true)]
     pub command: Vec<OsString>,
@@ -228,6 +268,7 @@ impl Experiment {
             warmup: None,
             seed: 1,
             verify: false,
+            capture: Capture::default(),
             command: Vec::new(),
         }
     }

@@ -1,14 +1,13 @@
 //! From what was typed to an input, a machine and systems.
 
 use crate::cli;
+use crate::live::Program;
 use anyhow::{Context, Result, bail};
 use lab::System;
 use lab::experiment::Experiment;
 use machine::input::Source;
 use machine::profile::Profile;
-use std::ffi::OsString;
 use std::path::Path;
-use trace::capture::CaptureOptions;
 
 /// The built-in trace: a real program's accesses, see `data/README.md`.
 static BUILTIN: &[u8] = include_bytes!("../../data/redis-mget.parquet");
@@ -26,8 +25,8 @@ pub enum Input {
     Trace(String),
     /// A generator and its parameters.
     Workload(String),
-    /// A program that runs now, and its arguments.
-    Live(Vec<OsString>),
+    /// A program that runs now.
+    Live(Program),
 }
 
 impl Input {
@@ -52,7 +51,7 @@ impl Input {
             )?,
             Input::Trace(file) => trace::open(Path::new(file), &trace::OpenOptions::default())?,
             Input::Workload(spec) => workloads::build(spec, seed)?,
-            Input::Live(command) => Box::new(crate::traces::start(command, CaptureOptions::default())?),
+            Input::Live(program) => Box::new(program.start()?),
         })
     }
 }
@@ -85,7 +84,9 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         if args.workload.is_some() {
             bail!("accesses come from one place: `-w`, or a program after `--`");
         }
-        Input::Live(args.command.clone())
+        // No more than is simulated: the program need not wait for the rest.
+        let limit = args.accesses.map(|n| n.saturating_add(args.warmup.unwrap_or(0)));
+        Input::Live(Program { command: args.command.clone(), capture: args.capture.clone(), limit })
     };
     let (warmup, accesses) = match &input {
         Input::Workload(_) => {

@@ -3,6 +3,7 @@
 mod cli;
 mod explain;
 mod inputs;
+mod live;
 mod progress;
 mod report;
 mod reproduce;
@@ -14,7 +15,6 @@ use cli::{Cli, Command, Listed, Output, Reproduced};
 use lab::Outcome;
 use lab::experiment;
 use std::io::{self, Write};
-use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 /// The systems of the main job.
@@ -50,7 +50,7 @@ fn run(cli: Cli) -> Result<u8> {
             let (experiment, input) = inputs::experiment(&[system], &experiment)?;
             done(explain::explain(&experiment, &input, &address, output))
         }
-        Some(Command::Record(args)) => traces::record(&args, output),
+        Some(Command::Record(args)) => live::record(&args, output),
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),
         Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
         Some(Command::Reproduce { what: Reproduced::Gups }) => done(reproduce::gups(output)),
@@ -72,17 +72,12 @@ fn main_job(output: Output) -> Result<()> {
 /// Runs systems on an input and prints what came out; with a live program, its exit status is ours.
 fn simulate(systems: &[String], args: &cli::Experiment, output: Output) -> Result<u8> {
     let (experiment, input) = inputs::experiment(systems, args)?;
-    let inputs::Input::Live(command) = &input else {
-        print_outcomes(&outcomes(&experiment, &input, output)?, output)?;
-        return Ok(0);
+    let (outcomes, status) = match &input {
+        inputs::Input::Live(program) => live::simulate(&experiment, program, output)?,
+        input => (outcomes(&experiment, input, output)?, 0),
     };
-    let mut source = traces::start(command, trace::capture::CaptureOptions::default())?;
-    // The terminal is the program's; no progress line over its output.
-    let outcomes = experiment::run(&experiment, &mut source, &mut |_| ControlFlow::Continue(()))?;
-    let summary = source.finish()?;
-    traces::account(&summary)?;
     print_outcomes(&outcomes, output)?;
-    Ok(traces::status(&summary))
+    Ok(status)
 }
 
 fn outcomes(

@@ -2,6 +2,7 @@
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lab::experiment::Progress;
+use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -41,26 +42,35 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A line of text that is renewed in place.
+/// A line about a program that runs on the same terminal.
+///
+/// It leaves the cursor at its beginning, so that what the program prints replaces it.
 #[derive(Debug)]
-pub struct Line(ProgressBar);
+pub struct Line {
+    visible: bool,
+    shown: bool,
+}
 
 impl Line {
     /// A line; a hidden one if it should be quiet or standard error is no terminal.
     pub fn new(quiet: bool) -> Line {
-        let target =
-            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
-        let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style("{spinner} {msg}"));
-        Line(bar)
+        Line { visible: !quiet && io::stderr().is_terminal(), shown: false }
+    }
+    /// Whether anybody sees it.
+    pub fn is_visible(&self) -> bool {
+        self.visible
     }
     /// Shows `text` in place of what was there.
-    pub fn show(&self, text: String) {
-        self.0.set_message(text);
-        self.0.tick();
+    pub fn show(&mut self, text: impl FnOnce() -> String) {
+        if self.visible {
+            self.shown = true;
+            eprint!("\x1b[2K{}\r", text());
+        }
     }
     /// Takes the line away.
-    pub fn end(&self) {
-        self.0.finish_and_clear();
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\x1b[2K");
+        }
     }
 }

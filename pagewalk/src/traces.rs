@@ -1,74 +1,10 @@
-//! Traces: recorded, looked at, converted; and live programs as input.
+//! Traces: looked at, converted; and snapshots of processes.
 
-use crate::cli::{Output, RecordArgs, TraceCommand};
-use crate::progress::Line;
-use anyhow::{Context, Result, bail, ensure};
-use std::ffi::OsString;
+use crate::cli::{Output, TraceCommand};
+use anyhow::{Context, Result};
 use std::fmt::Write;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use trace::capture::{self, CaptureOptions, LiveSource, Start, Summary};
-use trace::{Format, OpenOptions, WriteOptions, summary};
-
-/// Starts a program whose accesses are wanted.
-pub fn start(command: &[OsString], options: CaptureOptions) -> Result<LiveSource> {
-    let [program, args @ ..] = command else { bail!("no program was named after `--`") };
-    Ok(capture::start(program, args, options)?)
-}
-
-/// The status that the program's own shell would see.
-pub fn status(summary: &Summary) -> u8 {
-    let code = summary.status.code().or_else(|| summary.status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
-}
-
-/// What became of a capture, for standard error.
-pub fn account(summary: &Summary) -> Result<()> {
-    for escape in &summary.escapes {
-        eprintln!("warning: not captured: {escape}");
-    }
-    ensure!(
-        summary.lost() == 0,
-        "{} of {} accesses were lost between the program and its reader; this is a bug",
-        summary.lost(),
-        summary.seen
-    );
-    Ok(())
-}
-
-/// `pagewalk record`.
-pub fn record(args: &RecordArgs, output: Output) -> Result<u8> {
-    let start_at = match (args.after, &args.symbol) {
-        (Some(accesses), None) => Start::After(accesses),
-        (None, Some(symbol)) => Start::Symbol(symbol.clone()),
-        (None, None) => Start::AtOnce,
-        (Some(_), Some(_)) => bail!("recording starts at one place: `--after` or `--symbol`"),
-    };
-    let fetches = if args.fetches { capture::Fetches::Lines } else { capture::Fetches::None };
-    let options = CaptureOptions { start: start_at, limit: args.limit, fetches, ..CaptureOptions::default() };
-    let source = start(&args.command, options)?;
-    let line = Line::new(output.quiet);
-    let recorded = capture::record(source, &args.output, |p| {
-        line.show(format!(
-            "{} accesses, {} pages, {:.1} M/s",
-            crate::report::thousands(p.accesses),
-            crate::report::thousands(p.pages),
-            p.rate / 1e6
-        ));
-    })?;
-    line.end();
-    account(&recorded.summary)?;
-    if !output.quiet {
-        eprintln!(
-            "{}: {} accesses on {} pages; {}",
-            args.output.display(),
-            crate::report::thousands(recorded.summary.delivered),
-            crate::report::thousands(recorded.pages),
-            recorded.summary.layout
-        );
-    }
-    Ok(status(&recorded.summary))
-}
+use trace::{Format, OpenOptions, WriteOptions, capture, summary};
 
 fn options(format: Option<&str>) -> Result<OpenOptions> {
     let mut options = OpenOptions::default();

@@ -4,13 +4,14 @@
 //! distribution, and a second opinion.
 
 use std::fs::File;
-use std::io::{Read, pipe};
+use std::io::{PipeReader, Read, pipe};
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use machine::input::{Block, More, Setup};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use super::live::{Engine, Trouble};
@@ -25,6 +26,7 @@ pub(super) struct Lackey {
     rest: Option<File>,
     start: Start,
     begin: Arc<AtomicBool>,
+    interrupted: Arc<AtomicBool>,
     wanted: u64,
     counts: Counts,
     /// Accesses that were read with the last one that was passed over.
@@ -35,6 +37,29 @@ pub(super) struct Lackey {
 impl std::fmt::Debug for Lackey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lackey").field("counts", &self.counts).finish_non_exhaustive()
+    }
+}
+
+/// The pipe; at its end once interrupted and empty, for a program that waits for something writes nothing.
+struct Patient {
+    pipe: PipeReader,
+    interrupted: Arc<AtomicBool>,
+}
+
+/// How long an interruption may take to be noticed.
+const PATIENCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+impl Read for Patient {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        loop {
+            let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
+            match poll(&mut fds, Some(&PATIENCE)) {
+                Ok(0) if self.interrupted.load(Ordering::Relaxed) => return Ok(0),
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return self.pipe.read(out),
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -49,6 +74,7 @@ impl Lackey {
         name: &str,
         options: &CaptureOptions,
         begin: Arc<AtomicBool>,
+        interrupted: Arc<AtomicBool>,
     ) -> std::io::Result<(Lackey, Child)> {
         let (reader, writer) = pipe()?;
         let child = {
@@ -67,12 +93,14 @@ impl Lackey {
             fetches: options.fetches != Fetches::None,
             ..OpenOptions::with_format(Format::Lackey)
         };
-        let source = crate::from_reader(name, Box::new(reader), &open).map_err(std::io::Error::other)?;
+        let reader = Box::new(Patient { pipe: reader, interrupted: interrupted.clone() });
+        let source = crate::from_reader(name, reader, &open).map_err(std::io::Error::other)?;
         let lackey = Lackey {
             source,
             rest: Some(rest),
             start: options.start.clone(),
             begin,
+            interrupted,
             wanted: options.limit.unwrap_or(u64::MAX),
             counts: Counts::default(),
             ahead: Block::new(),
@@ -122,7 +150,11 @@ impl Engine for Lackey {
             return Ok(More::No);
         }
         let more = if self.ahead.accesses.is_empty() {
-            self.source.fill(block).map_err(trouble)?
+            match self.source.fill(block) {
+                // The interruption came in the middle of a line.
+                Err(_) if self.interrupted.load(Ordering::Relaxed) => More::No,
+                filled => filled.map_err(trouble)?,
+            }
         } else {
             std::mem::swap(block, &mut self.ahead);
             self.ahead.clear();

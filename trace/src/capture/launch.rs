@@ -55,7 +55,11 @@ pub fn start(
             if let Start::Symbol(_) = options.start {
                 return Err(CaptureError::LackeySymbol);
             }
+            // Valgrind resolves scripts itself.
             let path = find_path(program)?;
+            if !path.exists() {
+                return Err(unfit(program, "no such file"));
+            }
             let valgrind = options.emulator.clone().or_else(|| in_path(OsStr::new("valgrind")));
             let valgrind = valgrind.ok_or(CaptureError::NoValgrind)?;
             names.emulator = version(&valgrind);
@@ -64,7 +68,8 @@ pub fn start(
             let rest = |command: &mut Command| {
                 command.arg(&path).args(args);
             };
-            let (engine, child) = Lackey::spawn(command, rest, &names.program, &options, begin)
+            let interrupted = signals.interrupted.clone();
+            let (engine, child) = Lackey::spawn(command, rest, &names.program, &options, begin, interrupted)
                 .map_err(system("starting Valgrind"))?;
             (child, Box::new(engine))
         }

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 
 pub use live::{LiveSource, Summary};
 pub use maps::{Line, Mode};
+pub use pages::Pages;
 pub use snapshot::{Advice, Mapping, Run, Snapshot, snapshot};
 pub use space::Layout;
 

@@ -1,0 +1,195 @@
+//! Real programs: captured to a file, or simulated while they run.
+
+use crate::cli::{self, Output, RecordArgs, Route, StartSignal};
+use crate::progress::Line;
+use crate::report::thousands;
+use anyhow::{Result, bail, ensure};
+use lab::Outcome;
+use lab::experiment::{self, Experiment};
+use machine::input::{Block, More, Setup, Source, SourceError};
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::ops::ControlFlow;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+use trace::capture::{self, Afterwards, CaptureOptions, Fetches, LiveSource, Pages, Start, Summary};
+
+/// A program to run, and how to capture it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its name and arguments.
+    pub command: Vec<OsString>,
+    /// How.
+    pub capture: cli::Capture,
+    /// How many accesses are wanted; all if `None`.
+    pub limit: Option<u64>,
+}
+
+impl Program {
+    /// Starts it.
+    pub fn start(&self) -> Result<LiveSource> {
+        let [program, args @ ..] = self.command.as_slice() else { bail!("no program was named after `--`") };
+        Ok(capture::start(program, args, self.options())?)
+    }
+
+    fn options(&self) -> CaptureOptions {
+        let capture = &self.capture;
+        let start = match (capture.start_after, &capture.start_symbol, capture.start_signal) {
+            (Some(accesses), ..) => Start::After(accesses),
+            (None, Some(symbol), _) => Start::Symbol(symbol.clone()),
+            (None, None, Some(signal)) => Start::Signal(number(signal)),
+            (None, None, None) => Start::AtOnce,
+        };
+        CaptureOptions {
+            start,
+            limit: self.limit,
+            afterwards: if capture.terminate { Afterwards::Terminate } else { Afterwards::RunOn },
+            fetches: if capture.fetches { Fetches::Lines } else { Fetches::None },
+            route: match capture.route.unwrap_or_default() {
+                Route::Qemu => capture::Route::Qemu,
+                Route::Lackey => capture::Route::Lackey,
+            },
+            ..CaptureOptions::default()
+        }
+    }
+
+    /// Says what a user who waits must do, if it is they who begin.
+    fn say_when(&self, output: Output) {
+        if let Some(signal) = self.capture.start_signal.filter(|_| !output.quiet) {
+            eprintln!("waiting for SIG{signal:?}: kill -{signal:?} {}", std::process::id());
+        }
+    }
+}
+
+fn number(signal: StartSignal) -> i32 {
+    match signal {
+        StartSignal::Usr1 => Signal::USR1,
+        StartSignal::Usr2 => Signal::USR2,
+    }
+    .as_raw()
+}
+
+/// The status that the program's own shell would see.
+pub fn status(summary: &Summary) -> u8 {
+    let code = summary.status.code().or_else(|| summary.status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
+}
+
+/// What became of a capture, for standard error.
+fn account(summary: &Summary, output: Output) -> Result<()> {
+    for escape in &summary.escapes {
+        eprintln!("warning: not captured: {escape}");
+    }
+    ensure!(
+        summary.lost() == 0,
+        "{} of {} accesses were lost between the program and its reader; this is a bug",
+        summary.lost(),
+        summary.seen
+    );
+    if !output.quiet {
+        if summary.interrupted {
+            eprintln!("interrupted: this is what had been seen");
+        }
+        eprintln!("{}; {}", counts(summary), summary.layout);
+    }
+    Ok(())
+}
+
+/// Where the program's accesses went: they add up.
+fn counts(summary: &Summary) -> String {
+    let mut text = format!("{} accesses taken", thousands(summary.delivered));
+    for (n, what) in [(summary.skipped, "before the start"), (summary.dropped, "after the end")] {
+        if n > 0 {
+            text += &format!(", {} {what}", thousands(n));
+        }
+    }
+    text + ", none lost"
+}
+
+/// `pagewalk record`.
+pub fn record(args: &RecordArgs, output: Output) -> Result<u8> {
+    let program = Program { command: args.command.clone(), capture: args.capture.clone(), limit: args.limit };
+    let source = program.start()?;
+    program.say_when(output);
+    let mut line = Line::new(output.quiet);
+    let recorded = capture::record(source, &args.output, |p| {
+        line.show(|| progress(p.accesses, p.pages, p.rate));
+    })?;
+    line.end();
+    account(&recorded.summary, output)?;
+    if !output.quiet {
+        eprintln!(
+            "{}: {} accesses on {} pages, {:.2} bytes each",
+            args.output.display(),
+            thousands(recorded.written.accesses),
+            thousands(recorded.pages),
+            recorded.written.bytes as f64 / recorded.written.accesses.max(1) as f64
+        );
+    }
+    Ok(status(&recorded.summary))
+}
+
+fn progress(accesses: u64, pages: u64, rate: f64) -> String {
+    format!("{} accesses, {} pages, {:.1} M/s", thousands(accesses), thousands(pages), rate / 1e6)
+}
+
+/// Runs an experiment on a program while the program runs; what came out, and the status that is to be ours.
+pub fn simulate(experiment: &Experiment, program: &Program, output: Output) -> Result<(Vec<Outcome>, u8)> {
+    let mut source = program.start()?;
+    program.say_when(output);
+    let mut watched = Watched::new(&mut source, Line::new(output.quiet));
+    let outcomes = experiment::run(experiment, &mut watched, &mut |_| ControlFlow::Continue(()));
+    watched.line.end();
+    let outcomes = outcomes?;
+    let summary = source.finish()?;
+    account(&summary, output)?;
+    Ok((outcomes, status(&summary)))
+}
+
+/// How often the line is renewed.
+const RENEW: Duration = Duration::from_millis(200);
+
+/// A live program with a line about it.
+#[derive(Debug)]
+struct Watched<'a> {
+    source: &'a mut LiveSource,
+    line: Line,
+    pages: Option<Pages>,
+    accesses: u64,
+    /// When the line was renewed, and how many accesses there had been.
+    renewed: (Instant, u64),
+}
+
+impl<'a> Watched<'a> {
+    fn new(source: &'a mut LiveSource, line: Line) -> Watched<'a> {
+        Watched { source, line, pages: None, accesses: 0, renewed: (Instant::now(), 0) }
+    }
+
+    fn look(&mut self, block: &Block) {
+        let Some(pages) = &mut self.pages else { return };
+        block.accesses.iter().for_each(|access| pages.add(access));
+        block.events.iter().for_each(|event| pages.apply(event));
+        self.accesses += block.accesses.len() as u64;
+        let since = self.renewed.0.elapsed();
+        if since >= RENEW {
+            let rate = (self.accesses - self.renewed.1) as f64 / since.as_secs_f64();
+            self.line.show(|| progress(self.accesses, pages.count(), rate));
+            self.renewed = (Instant::now(), self.accesses);
+        }
+    }
+}
+
+impl Source for Watched<'_> {
+    fn setup(&mut self) -> Result<Setup, SourceError> {
+        let setup = self.source.setup()?;
+        // Nobody sees a hidden line, and counting pages costs time.
+        self.pages = self.line.is_visible().then(|| Pages::new(&setup));
+        Ok(setup)
+    }
+
+    fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {
+        let more = self.source.fill(block)?;
+        self.look(block);
+        Ok(more)
+    }
+}
