@@ -76,6 +76,7 @@ fn main() {
                 accesses: None,
                 seed: 1,
                 verify: false,
+                layout: None,
                 threads: 1,
             };
             let plan = plan(&experiment, experiment.systems[0], &replay.setup).expect("a system that fits");

@@ -4,6 +4,7 @@
 //! runs them, worlds on as many threads as the machine has cores. Each world is
 //! alone with its state, so the outcome does not depend on the threads.
 
+use crate::layout::RealLayout;
 use crate::outcome::{Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio};
 use crate::system::System;
 use crate::world::{Plan, World, WorldError};
@@ -32,6 +33,8 @@ pub struct Experiment {
     pub seed: u64,
     /// Check every access.
     pub verify: bool,
+    /// A real process's layout, from which the first process starts.
+    pub layout: Option<Arc<RealLayout>>,
     /// Worker threads; 0 for one a core.
     pub threads: usize,
 }
@@ -166,6 +169,7 @@ impl Run {
             data: counters.data.into(),
             software: software(&stats, host.as_ref(), &self.start, world),
             tables: world.table_bytes(),
+            layout: world.placed(),
             verified: world.verified(),
         }
     }
@@ -241,6 +245,7 @@ pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Pl
         cores: place(profile, threads),
         seed: experiment.seed,
         verify: experiment.verify,
+        placing: None,
         lose_shootdowns: false,
     })
 }
@@ -268,10 +273,11 @@ pub fn run(
     source: &mut dyn Source,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Outcome>, ExperimentError> {
-    let setup = source.setup()?;
+    let mut setup = source.setup()?;
+    let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
     let mut runs = Vec::new();
     for system in &experiment.systems {
-        let plan = plan(experiment, *system, &setup)?;
+        let plan = Plan { placing: placing.clone(), ..plan(experiment, *system, &setup)? };
         let name = system.to_string();
         let world = World::new(plan, &setup)
             .map_err(|error| ExperimentError::World { system: name.clone(), error: Box::new(error) })?;

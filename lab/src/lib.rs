@@ -2,6 +2,7 @@
 
 pub mod experiment;
 pub mod hardware;
+pub mod layout;
 pub mod names;
 pub mod oracle;
 pub mod outcome;

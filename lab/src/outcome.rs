@@ -40,10 +40,22 @@ pub struct Outcome {
     pub data: ServedCounts,
     /// What software did.
     pub software: SoftwareCounts,
-    /// Bytes of page tables at the end.
+    /// Bytes of page tables at the end; of processes that ended, before they did.
     pub tables: TableBytes,
+    /// Where the frames of a process with a real layout are; `None` without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layout: Option<LayoutCounts>,
     /// Accesses checked by the oracle; `None` without `--verify`.
     pub verified: Option<u64>,
+}
+
+/// Frames of 4 KiB of a process that has a real layout, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LayoutCounts {
+    /// Where the layout says.
+    pub placed: u64,
+    /// Elsewhere: of pages that the layout does not have, or has no frame for.
+    pub elsewhere: u64,
 }
 
 /// Cycles of translation.

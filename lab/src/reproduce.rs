@@ -52,6 +52,7 @@ fn modelled(
         accesses: Some(accesses),
         seed: 1,
         verify: false,
+        layout: None,
         threads: 0,
     };
     let mut source = workloads::build(workload, 1).map_err(|error| machine::input::SourceError {

@@ -16,6 +16,7 @@ fn experiment(systems: &[&str], accesses: u64) -> Experiment {
         accesses: Some(accesses),
         seed: 7,
         verify: true,
+        layout: None,
         threads: 0,
     }
 }

@@ -124,6 +124,18 @@ pub enum Backing {
     },
 }
 
+impl Backing {
+    /// The backing `bytes` further on.
+    #[must_use]
+    pub fn further(&self, bytes: u64) -> Backing {
+        match self.clone() {
+            Backing::PrivateFile { file, offset } => Backing::PrivateFile { file, offset: offset + bytes },
+            Backing::SharedFile { file, offset } => Backing::SharedFile { file, offset: offset + bytes },
+            other => other,
+        }
+    }
+}
+
 /// Permissions of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Permissions {

@@ -11,8 +11,8 @@ use crate::vma::Vma;
 use alloc::vec::Vec;
 use paging::frames::{AllocRequest, CpuId, FrameState};
 use paging::{
-    Addr, Entry, Flags, Frame, Intent, PageSize, PhysSpace, Slot, Space, SparseFrames, TableMemory,
-    Visibility,
+    Addr, Entry, Flags, Frame, FrameRequest, Intent, PageSize, PhysSpace, Slot, Space, SparseFrames,
+    TableMemory, Visibility,
 };
 
 /// A file.
@@ -261,15 +261,45 @@ impl<M: TableMemory> Core<M> {
                 if self.files.get(id)?.page::<M::Space>(near) != Cached::No {
                     continue;
                 }
-                let mut request = AllocRequest::new(self.node(cx.cpu), FrameState::File);
-                request.cpu = Some(cx.cpu);
-                // What is read ahead must not cause reclaim.
-                let Ok(frame) = self.pool.alloc(request.opportunistic()) else { break };
+                let frame = match self.kept_ahead(space, cx, vma, near) {
+                    Some(frame) => frame,
+                    None => {
+                        let mut request = AllocRequest::new(self.node(cx.cpu), FrameState::File);
+                        request.cpu = Some(cx.cpu);
+                        // What is read ahead must not cause reclaim.
+                        let Ok(frame) = self.pool.alloc(request.opportunistic()) else { break };
+                        frame
+                    }
+                };
                 cx.hw.file_read(cx.cpu, id, near, frame);
                 self.files.get_mut(id)?.set_page(near, Cached::Frame { frame, dirty: false });
             }
         }
         Ok((frame, device || matches!(found, Cached::Swapped(_))))
+    }
+
+    /// The frame that the source of frames keeps for a page of the file in this area.
+    fn kept_ahead<I: Space>(
+        &mut self,
+        space: &AddressSpace<I, M>,
+        cx: &Cx<'_, M::Space>,
+        vma: &Vma,
+        file_page: u64,
+    ) -> Option<Frame<M::Space>> {
+        let (_, first) = vma.file_page(vma.start)?;
+        let page = (vma.start >> 12) + file_page.checked_sub(first)?;
+        let request = FrameRequest {
+            space: u32::from(space.id.0),
+            page,
+            area_start: vma.start >> 12,
+            area_end: vma.end >> 12,
+            order: 0,
+            node: self.node(cx.cpu),
+            strict: false,
+            cpu: cx.cpu,
+            state: FrameState::File,
+        };
+        (page < request.area_end).then(|| self.source.kept(&mut self.pool, &request))?
     }
 
     /// Maps cached pages near a load's fault, as far as the leaf table and the

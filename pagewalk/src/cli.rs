@@ -115,6 +115,9 @@ pub struct RecordArgs {
     /// End after this many recorded accesses (suffixes k, M, G); the program runs on.
     #[arg(long, value_parser = count)]
     pub limit: Option<u64>,
+    /// Give the program the addresses of a real process (`pagewalk snapshot`).
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub layout: Option<PathBuf>,
     #[command(flatten)]
     pub capture: Capture,
     /// The program and its arguments.
@@ -251,6 +254,10 @@ pub struct Experiment {
     /// Check every access against the oracle.
     #[arg(long)]
     pub verify: bool,
+    /// Start from the layout of a real process (`pagewalk snapshot`): its addresses, page sizes, frames' contiguity
+    /// and nodes, in place of the model's own choices.
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub layout: Option<PathBuf>,
     #[command(flatten)]
     pub capture: Capture,
     /// A program to run and to take the accesses from, live, with no trace on disk.
@@ -268,6 +275,7 @@ impl Experiment {
             warmup: None,
             seed: 1,
             verify: false,
+            layout: None,
             capture: Capture::default(),
             command: Vec::new(),
         }

@@ -4,6 +4,7 @@ use crate::cli::Output;
 use crate::inputs::Input;
 use anyhow::{Context, Result, anyhow};
 use lab::experiment::{self, Experiment};
+use lab::world::{Plan, World};
 use machine::explain::{Explained, What};
 use machine::input::{Block, More};
 use machine::metrics::Served;
@@ -25,9 +26,10 @@ pub fn explain(experiment: &Experiment, input: &Input, address: &str, output: Ou
         12 + 9 * system.kernel.levels
     );
     let mut source = input.open(experiment.seed)?;
-    let setup = source.setup()?;
-    let plan = experiment::plan(experiment, system, &setup)?;
-    let mut world = lab::world::World::new(plan, &setup)?;
+    let mut setup = source.setup()?;
+    let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
+    let plan = Plan { placing, ..experiment::plan(experiment, system, &setup)? };
+    let mut world = World::new(plan, &setup)?;
     let (mut block, mut seen) = (Block::new(), 0);
     while seen < experiment.warmup {
         let more = source.fill(&mut block)?;

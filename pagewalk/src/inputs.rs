@@ -5,9 +5,12 @@ use crate::live::Program;
 use anyhow::{Context, Result, bail};
 use lab::System;
 use lab::experiment::Experiment;
+use lab::layout::RealLayout;
 use machine::input::Source;
 use machine::profile::Profile;
 use std::path::Path;
+use std::sync::Arc;
+use trace::capture::{Relaid, Snapshot};
 
 /// The built-in trace: a real program's accesses, see `data/README.md`.
 static BUILTIN: &[u8] = include_bytes!("../../data/redis-mget.parquet");
@@ -27,6 +30,8 @@ pub enum Input {
     Workload(String),
     /// A program that runs now.
     Live(Program),
+    /// Another, with the addresses of a real process.
+    Relaid(Box<Input>, Arc<Snapshot>),
 }
 
 impl Input {
@@ -52,6 +57,7 @@ impl Input {
             Input::Trace(file) => trace::open(Path::new(file), &trace::OpenOptions::default())?,
             Input::Workload(spec) => workloads::build(spec, seed)?,
             Input::Live(program) => Box::new(program.start()?),
+            Input::Relaid(input, snapshot) => Box::new(Relaid::new(input.open(seed)?, snapshot.clone())),
         })
     }
 }
@@ -78,6 +84,7 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         bail!("no system was named; `pagewalk list systems` lists them");
     }
     let profile = machine(&args.machine)?;
+    let snapshot = args.layout.as_deref().map(Snapshot::load).transpose()?.map(Arc::new);
     let input = if args.command.is_empty() {
         Input::parse(args.workload.as_deref())
     } else {
@@ -86,7 +93,8 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         }
         // No more than is simulated: the program need not wait for the rest.
         let limit = args.accesses.map(|n| n.saturating_add(args.warmup.unwrap_or(0)));
-        Input::Live(Program { command: args.command.clone(), capture: args.capture.clone(), limit })
+        let (command, capture) = (args.command.clone(), args.capture.clone());
+        Input::Live(Program { command, capture, limit, layout: snapshot.clone() })
     };
     let (warmup, accesses) = match &input {
         Input::Workload(_) => {
@@ -95,15 +103,29 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         }
         // How long a program runs nobody knows; its start is part of it.
         Input::Live(_) => (args.warmup.unwrap_or(0), args.accesses),
-        Input::Builtin | Input::Trace(_) => {
+        Input::Builtin | Input::Trace(_) | Input::Relaid(..) => {
             // Half of a trace warms the caches, so that a short one is not all cold misses.
             let all = input.open(args.seed)?.setup()?.accesses;
             let warmup = args.warmup.unwrap_or_else(|| all.unwrap_or(0) / 2);
             (warmup, args.accesses)
         }
     };
-    let experiment =
-        Experiment { systems, profile, warmup, accesses, seed: args.seed, verify: args.verify, threads: 0 };
+    let layout = snapshot.as_ref().map(|snapshot| Arc::new(RealLayout::new(snapshot)));
+    let input = match (input, snapshot) {
+        // A captured program has got them already.
+        (input @ Input::Live(_), _) | (input, None) => input,
+        (input, Some(snapshot)) => Input::Relaid(Box::new(input), snapshot),
+    };
+    let experiment = Experiment {
+        systems,
+        profile,
+        warmup,
+        accesses,
+        seed: args.seed,
+        verify: args.verify,
+        layout,
+        threads: 0,
+    };
     Ok((experiment, input))
 }
 

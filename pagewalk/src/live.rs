@@ -11,8 +11,11 @@ use rustix::process::Signal;
 use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use trace::capture::{self, Afterwards, CaptureOptions, Fetches, LiveSource, Pages, Start, Summary};
+use trace::capture::{
+    self, Afterwards, CaptureOptions, Fetches, Layout, LiveSource, Pages, Snapshot, Start, Summary,
+};
 
 /// A program to run, and how to capture it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Program {
     pub capture: cli::Capture,
     /// How many accesses are wanted; all if `None`.
     pub limit: Option<u64>,
+    /// The addresses that it is to have.
+    pub layout: Option<Arc<Snapshot>>,
 }
 
 impl Program {
@@ -48,6 +53,10 @@ impl Program {
             route: match capture.route.unwrap_or_default() {
                 Route::Qemu => capture::Route::Qemu,
                 Route::Lackey => capture::Route::Lackey,
+            },
+            layout: match &self.layout {
+                Some(snapshot) => Layout::Snapshot(Arc::clone(snapshot)),
+                None => Layout::Native,
             },
             ..CaptureOptions::default()
         }
@@ -108,7 +117,9 @@ fn counts(summary: &Summary) -> String {
 
 /// `pagewalk record`.
 pub fn record(args: &RecordArgs, output: Output) -> Result<u8> {
-    let program = Program { command: args.command.clone(), capture: args.capture.clone(), limit: args.limit };
+    let layout = args.layout.as_deref().map(Snapshot::load).transpose()?.map(Arc::new);
+    let (command, capture) = (args.command.clone(), args.capture.clone());
+    let program = Program { command, capture, limit: args.limit, layout };
     let source = program.start()?;
     program.say_when(output);
     let mut line = Line::new(output.quiet);

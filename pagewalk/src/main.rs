@@ -72,6 +72,9 @@ fn main_job(output: Output) -> Result<()> {
 /// Runs systems on an input and prints what came out; with a live program, its exit status is ours.
 fn simulate(systems: &[String], args: &cli::Experiment, output: Output) -> Result<u8> {
     let (experiment, input) = inputs::experiment(systems, args)?;
+    if let Some(layout) = experiment.layout.as_ref().filter(|_| !output.quiet) {
+        eprintln!("{}", layout.says());
+    }
     let (outcomes, status) = match &input {
         inputs::Input::Live(program) => live::simulate(&experiment, program, output)?,
         input => (outcomes(&experiment, input, output)?, 0),

@@ -56,6 +56,10 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));
     row("  since the start", &|o| thousands(o.software.exits_in_all));
     row("page tables", &|o| bytes(o.tables.total()));
+    if outcomes.iter().any(|o| o.layout.is_some()) {
+        row("frames as in the layout", &|o| thousands(o.layout.unwrap_or_default().placed));
+        row("  elsewhere", &|o| thousands(o.layout.unwrap_or_default().elsewhere));
+    }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }

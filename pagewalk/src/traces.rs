@@ -112,10 +112,19 @@ fn plain(value: &serde_json::Value) -> String {
 /// `pagewalk snapshot`.
 pub fn snapshot(pid: u32, file: Option<&Path>, output: Output) -> Result<()> {
     let snapshot = capture::snapshot(pid)?;
+    for unseen in &snapshot.unseen {
+        eprintln!("not seen: {unseen}");
+    }
     if let Some(file) = file {
         snapshot.save(file)?;
         if !output.quiet {
-            eprintln!("{}: process {pid}", file.display());
+            let pages: u64 = snapshot.mappings.iter().map(|m| m.present()).sum();
+            eprintln!(
+                "{}: process {pid}, {} mappings, {} pages of 4 KiB in memory",
+                file.display(),
+                snapshot.mappings.len(),
+                crate::report::thousands(pages)
+            );
         }
         return Ok(());
     }

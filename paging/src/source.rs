@@ -54,6 +54,12 @@ pub trait FrameSource<S: PhysSpace>: Debug + Send {
     /// If no frame is left where it may come from.
     fn frame(&mut self, pool: &mut FramePool<S>, request: &FrameRequest) -> Result<Frame<S>, NoFrame>;
 
+    /// The frame that is kept for this very page; `None` if any frame would do. For pages that
+    /// nobody waits for (files read ahead).
+    fn kept(&mut self, _pool: &mut FramePool<S>, _request: &FrameRequest) -> Option<Frame<S>> {
+        None
+    }
+
     /// `pages` pages from `page` on of `space` no longer map what this source
     /// gave (unmapped, discarded, or copied on a write). Called before the
     /// frames' references are put.

@@ -2,12 +2,13 @@
 
 mod common;
 
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
-use machine::input::{Event, HugeAdvice, Populate};
+use machine::input::{Block, Event, HugeAdvice, More, Populate, Setup, Source, SourceError};
 use proptest::prelude::*;
 use rustix::mm::{Advice as Wish, MapFlags, ProtFlags, madvise, mmap_anonymous};
-use trace::capture::{Advice, CaptureOptions, Layout, Mapping, Snapshot, snapshot};
+use trace::capture::{Advice, CaptureOptions, Layout, Mapping, Relaid, Snapshot, snapshot};
 
 /// 8 MiB of anonymous memory at a 2 MiB boundary.
 fn memory(wish: Wish) -> &'static mut [u8] {
@@ -91,7 +92,7 @@ fn a_captured_program_gets_a_snapshots_addresses() {
     let snapshot = loop {
         let now = snapshot(native.0.id()).unwrap();
         if now.program == exe.to_str().unwrap()
-            && now.mappings.iter().any(|m| m.line.name.contains("libc.so"))
+            && ["libc.so", "[heap]"].iter().all(|n| now.mappings.iter().any(|m| m.line.name.contains(n)))
         {
             break now;
         }
@@ -102,7 +103,7 @@ fn a_captured_program_gets_a_snapshots_addresses() {
     assert_eq!(Snapshot::load(&path).unwrap(), snapshot);
     std::fs::remove_file(path).unwrap();
     let options =
-        CaptureOptions { layout: Layout::Snapshot(Box::new(snapshot.clone())), ..CaptureOptions::default() };
+        CaptureOptions { layout: Layout::Snapshot(Arc::new(snapshot.clone())), ..CaptureOptions::default() };
     let Some(stream) = common::run(&["sleep", "0"], options) else { return };
     let regions = &stream.setup.processes[0].regions;
     let start_of =
@@ -175,5 +176,68 @@ proptest! {
         if let Ok(snapshot) = Snapshot::load(&path) {
             let _ = snapshot.process();
         }
+    }
+}
+
+/// A program that waits for its input, natively.
+fn waiting_sqlite() -> Option<(Running, Snapshot)> {
+    let mut command = Command::new("sqlite3");
+    let child = command.arg(":memory:").stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+    let Ok(child) = child else { return common::skip("no sqlite3\n  hint: apt install sqlite3") };
+    let native = Running(child);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let snapshot = snapshot(native.0.id()).unwrap();
+    Some((native, snapshot))
+}
+
+/// An input that was captured without the snapshot, moved to it afterwards.
+struct Given(Vec<Block>, Setup);
+
+impl Source for Given {
+    fn setup(&mut self) -> Result<Setup, SourceError> {
+        Ok(self.1.clone())
+    }
+    fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {
+        *block = self.0.remove(0);
+        Ok(if self.0.is_empty() { More::No } else { More::Yes })
+    }
+}
+
+#[test]
+fn a_trace_gets_the_addresses_that_a_capture_would() {
+    let Some((_native, snapshot)) = waiting_sqlite() else { return };
+    let command = ["sqlite3", ":memory:", "select sum(value) from generate_series(1, 1000);"];
+    let snapshot = Arc::new(snapshot);
+    let options =
+        CaptureOptions { layout: Layout::Snapshot(Arc::clone(&snapshot)), ..CaptureOptions::default() };
+    let Some(direct) = common::run(&command, options) else { return };
+    let mut source = common::start(&command, CaptureOptions::default()).unwrap();
+    let setup = source.setup().unwrap();
+    let mut blocks = vec![Block::new()];
+    while source.fill(blocks.last_mut().unwrap()).unwrap() == More::Yes {
+        blocks.push(Block::new());
+    }
+    source.finish().unwrap();
+    let mut relaid = Relaid::new(Box::new(Given(blocks, setup)), Arc::clone(&snapshot));
+    let mut world = common::World::new(&relaid.setup().unwrap());
+    let (mut block, mut accesses) = (Block::new(), Vec::new());
+    loop {
+        let more = relaid.fill(&mut block).unwrap();
+        for access in &block.accesses {
+            world.check(access, accesses.len());
+            accesses.push(*access);
+        }
+        block.events.iter().for_each(|event| world.apply(event));
+        if more == More::No {
+            break;
+        }
+    }
+    assert!(common::same(&accesses, &direct.accesses));
+    // The libraries, the heap and the stack are where the native process has them.
+    for part in ["sqlite3", "libc.so", "[heap]", "[stack]"] {
+        let mapping = snapshot.mappings.iter().find(|m| m.line.name.contains(part)).unwrap();
+        let end = snapshot.mappings.iter().filter(|m| m.line.name.contains(part)).map(|m| m.line.end).max();
+        let inside = |va: u64| (mapping.line.start..end.unwrap()).contains(&va);
+        assert!(accesses.iter().any(|a| inside(a.va.raw())), "{part}");
     }
 }

@@ -4,7 +4,7 @@
 use super::*;
 use paging::FrameSource;
 
-fn thp(side: &Side) -> ThpMode {
+pub(super) fn thp(side: &Side) -> ThpMode {
     match side.pages {
         Pages::Thp => ThpMode::Always,
         Pages::Small => ThpMode::Never,
@@ -48,8 +48,22 @@ fn frames<S: PhysSpace>(_side: &Side) -> Box<dyn FrameSource<S>> {
     Box::new(FromBuddy)
 }
 
-fn config(side: &Side, cpus: Vec<NodeId>) -> KernelConfig {
-    KernelConfig { levels: side.levels, thp: thp(side), ..KernelConfig::new(cpus) }
+/// The same, with a real layout's frames for the process that has one.
+fn placed<S: PhysSpace>(
+    plan: &Plan,
+    shared: &Arc<layout::Shared>,
+    pool: &mut FramePool<S>,
+    inner: Box<dyn FrameSource<S>>,
+) -> Result<Box<dyn FrameSource<S>>, WorldError> {
+    let Some(placing) = &plan.placing else { return Ok(inner) };
+    let source = LayoutFrames::new(Arc::clone(&placing.layout), Arc::clone(shared), pool, inner);
+    Ok(Box::new(source.map_err(WorldError::NoPlace)?))
+}
+
+fn config(side: &Side, cpus: Vec<NodeId>, placing: Option<&Placing>) -> KernelConfig {
+    // A real layout says for each part of a region whether its pages are huge.
+    let thp = if placing.is_some() { thp(side).max(ThpMode::Madvise) } else { thp(side) };
+    KernelConfig { levels: side.levels, thp, ..KernelConfig::new(cpus) }
 }
 
 impl World {
@@ -66,6 +80,7 @@ impl World {
         let cpus = plan.cores.clone();
         let mut oracle = plan.verify.then(|| Oracle::new(layout.end(), &setup.processes));
         let mut spent = 0;
+        let shared = Arc::new(layout::Shared::default());
         let native = !plan.system.is_virtual();
         let host_side = if native { plan.system.kernel } else { plan.system.host };
         let failed = |what: &str| {
@@ -82,11 +97,16 @@ impl World {
                 vms: &[],
                 lose_shootdowns: false,
             });
+            let mut pool = pool(&layout, &host_side, plan.seed)?;
+            let mut source = frames(&host_side);
+            if native {
+                source = placed(&plan, &shared, &mut pool, source)?;
+            }
             Kernel::new(
-                config(&host_side, cpus.clone()),
-                pool(&layout, &host_side, plan.seed)?,
+                config(&host_side, cpus.clone(), plan.placing.as_ref().filter(|_| native)),
+                pool,
                 Arena::new(layout.end()),
-                frames(&host_side),
+                source,
                 tables(&host_side),
                 &mut hardware,
             )
@@ -146,7 +166,8 @@ impl World {
             } else {
                 tables(&side)
             };
-            let guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
+            let mut guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
+            let source = placed(&plan, &shared, &mut guest_pool, frames(&side))?;
             let mut hardware = GuestHardware {
                 shared: Shared {
                     machine: &mut machine,
@@ -163,10 +184,10 @@ impl World {
                 shadowed: shadowed.as_mut(),
             };
             let kernel = Kernel::new(
-                config(&side, vec![NodeId(0); cpus.len()]),
+                config(&side, vec![NodeId(0); cpus.len()], plan.placing.as_ref()),
                 guest_pool,
                 Arena::new(memory.end()),
-                frames(&side),
+                source,
                 tables,
                 &mut hardware,
             )
@@ -188,6 +209,8 @@ impl World {
             threads: Vec::new(),
             running,
             oracle,
+            tables_before: TableBytes::default(),
+            placed: shared,
             spent,
             since_tick: 0,
         };
@@ -202,6 +225,7 @@ impl World {
                 world.populate(index as u16, region)?;
             }
         }
+        world.fill_layout()?;
         Ok(world)
     }
 
@@ -217,6 +241,7 @@ impl World {
         )?;
         self.processes.push(Process { pid, implicit: setup.implicit_regions });
         let index = (self.processes.len() - 1) as u16;
+        self.follow_layout(index)?;
         setup.regions.iter().try_for_each(|region| self.map(index, region))
     }
 

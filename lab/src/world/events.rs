@@ -76,6 +76,7 @@ impl World {
                     oracle.exec(*process, image);
                 }
                 on_kernel!(self, |kernel, hw, _files| kernel.exec(hw, cpu, pid)).map_err(failed)?;
+                self.follow_layout(*process)?;
                 self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
                 image.regions.iter().try_for_each(|region| self.map(*process, region))?;
                 image.regions.iter().try_for_each(|region| self.populate(*process, region))
@@ -86,6 +87,7 @@ impl World {
                 if let Some(oracle) = &mut self.oracle {
                     oracle.exit(*process);
                 }
+                self.tables_before = self.table_bytes();
                 on_kernel!(self, |kernel, hw, _files| kernel.exit(hw, cpu, pid)).map_err(failed)
             }
             Event::Spawn { process, .. } => self.add_thread(*process),

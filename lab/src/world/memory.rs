@@ -1,14 +1,30 @@
 //! What the input's processes map, and what of it is filled before they start.
 
-use super::build::reserved;
+use super::build::{reserved, thp};
 use super::*;
 
 impl World {
     /// Maps a region for a process of the input.
     pub(super) fn map(&mut self, process: u16, region: &Region) -> Result<(), WorldError> {
+        let Some(placing) = self.plan.placing.as_ref() else { return self.map_part(process, region, None) };
+        let mut region = region.clone();
+        if thp(&self.plan.system.kernel) == ThpMode::Never && region.advice == HugeAdvice::Huge {
+            // The kernel takes advice because the layout is told to it so; the program's it would not.
+            region.advice = HugeAdvice::None;
+        }
+        if placing.process != process {
+            return self.map_part(process, &region, None);
+        }
+        let parts = placing.layout.parts(&region);
+        parts.iter().try_for_each(|(part, page)| self.map_part(process, part, *page))
+    }
+
+    /// Maps a region; of pages of this size, if it is a part of a real layout.
+    fn map_part(&mut self, process: u16, region: &Region, page: Option<PageSize>) -> Result<(), WorldError> {
         let pid = self.process(process)?.pid;
         let side = self.plan.system.kernel;
         let page = match region.advice {
+            _ if page.is_some() => page.unwrap_or_default(),
             HugeAdvice::Reserved(size) => size,
             _ if region.backing == Backing::Anonymous && region.permissions.write => reserved(&side),
             _ => PageSize::Size4K,
@@ -117,6 +133,35 @@ impl World {
             while at < end {
                 let size = self.shadow_fault(thread, Va::new(at), intent)?.unwrap_or_default();
                 at = (at & !(size.bytes() - 1)) + size.bytes();
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the source of a real layout's frames which address space is the process's now.
+    pub(super) fn follow_layout(&mut self, process: u16) -> Result<(), WorldError> {
+        if self.plan.placing.as_ref().is_none_or(|placing| placing.process != process) {
+            return Ok(());
+        }
+        let pid = self.process(process)?.pid;
+        let space = on_kernel!(self, |kernel, _hw, _files| kernel.process(pid).map(|p| p.space().id()))
+            .map_err(|error| WorldError::Kernel { what: format!("process {process}"), error })?;
+        self.placed.space.store(u32::from(space.0), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Fills what was in memory, for an input that did not say so itself.
+    pub(super) fn fill_layout(&mut self) -> Result<(), WorldError> {
+        let Some(placing) = self.plan.placing.clone().filter(|placing| placing.fill) else { return Ok(()) };
+        let cpu = self.cpu_of(placing.process);
+        for (region, present) in placing.layout.present() {
+            let permissions = region.permissions;
+            if !(permissions.read || permissions.write || permissions.execute) {
+                continue;
+            }
+            let first = region.start.page();
+            for pages in present {
+                self.fill(placing.process, cpu, region, pages.start - first, pages.end - first)?;
             }
         }
         Ok(())

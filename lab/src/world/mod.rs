@@ -12,8 +12,9 @@ mod memory;
 mod translate;
 
 use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared};
+use crate::layout::{self, LayoutFrames, Placing};
 use crate::oracle::{Mismatch, Oracle};
-use crate::outcome::TableBytes;
+use crate::outcome::{LayoutCounts, TableBytes};
 use crate::system::{Pages, Placement, Side, System, Translation as Way};
 use machine::Machine;
 use machine::core::{Core, Observer, Stop, Unobserved};
@@ -35,6 +36,8 @@ use paging::{
     Nested, NodeId, PageSize, PhysSpace, Shadow, TableMemory, Translation, Va,
 };
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// What a world is built from.
 #[derive(Clone, Debug)]
@@ -49,6 +52,8 @@ pub struct Plan {
     pub seed: u64,
     /// Check every access.
     pub verify: bool,
+    /// A real layout, and who gets it.
+    pub placing: Option<Placing>,
     /// Forget every shootdown: builds the bug that the oracle must find.
     pub lose_shootdowns: bool,
 }
@@ -59,6 +64,9 @@ pub enum WorldError {
     /// The memory layout of the profile cannot be.
     #[error("the machine's memory cannot be laid out: {0}")]
     Layout(#[from] LayoutError),
+    /// The machine has no room for a real layout.
+    #[error("{0}")]
+    NoPlace(String),
     /// The kernel of the processes.
     #[error("{what}: {error}")]
     Kernel {
@@ -149,6 +157,10 @@ pub struct World {
     /// Which process each core runs.
     running: Vec<Option<u16>>,
     oracle: Option<Oracle>,
+    /// Before a process ended, where they were most.
+    tables_before: TableBytes,
+    /// What is shared with the source of a real layout's frames.
+    placed: Arc<layout::Shared>,
     spent: u64,
     since_tick: u64,
 }
@@ -312,13 +324,26 @@ impl World {
         }
     }
 
+    /// Where the frames of the process with a real layout are.
+    pub fn placed(&self) -> Option<LayoutCounts> {
+        self.plan.placing.as_ref().map(|_| {
+            let (placed, elsewhere) = self.placed.counts();
+            LayoutCounts { placed, elsewhere }
+        })
+    }
+
     /// Accesses that the oracle checked.
     pub fn verified(&self) -> Option<u64> {
         self.oracle.as_ref().map(Oracle::checked)
     }
 
-    /// Bytes of page tables now.
+    /// Bytes of page tables now; if there were more before a process ended, then.
     pub fn table_bytes(&self) -> TableBytes {
+        let now = self.tables_now();
+        if now.total() >= self.tables_before.total() { now } else { self.tables_before }
+    }
+
+    fn tables_now(&self) -> TableBytes {
         fn of<M: TableMemory>(kernel: &Kernel<M>) -> u64 {
             kernel.processes().map(|p| p.space().table().table_pages().iter().sum::<u64>() * 4096).sum()
         }

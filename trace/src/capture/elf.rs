@@ -95,6 +95,14 @@ impl Elf {
             .collect()
     }
 
+    /// Bytes that it takes in memory, from its first page to its last; 0 if it is not loaded.
+    pub fn memory(&self) -> u64 {
+        let segments = self.segments();
+        let start = segments.iter().map(|s| s.va & !4095).min().unwrap_or(0);
+        let end = segments.iter().map(|s| s.va.saturating_add(s.len)).max().unwrap_or(0);
+        end.saturating_add(4095 - start) & !4095
+    }
+
     /// The interpreter: the dynamic linker, if the program has one.
     pub fn interpreter(&self) -> Option<PathBuf> {
         // PT_INTERP is 3; PATH_MAX is 4096.

@@ -14,6 +14,7 @@ mod pages;
 mod qemu;
 mod rebase;
 mod record;
+mod relaid;
 mod snapshot;
 mod space;
 
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 pub use live::{LiveSource, Summary};
 pub use maps::{Line, Mode};
 pub use pages::Pages;
+pub use relaid::Relaid;
 pub use snapshot::{Advice, Mapping, Run, Snapshot, snapshot};
 pub use space::Layout;
 

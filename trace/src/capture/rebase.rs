@@ -141,7 +141,13 @@ impl Rebase {
         self.native.insert(start.wrapping_add(delta), end.wrapping_add(delta));
     }
 
-    fn is_free(&self, start: u64, end: u64) -> bool {
+    /// Whether something that has its place ends or begins at a guest address.
+    pub fn is_beside(&self, guest: u64) -> bool {
+        self.pieces.range(..guest).next_back().is_some_and(|(_, p)| p.end == guest)
+    }
+
+    /// Whether a native range is not in use.
+    pub fn is_free(&self, start: u64, end: u64) -> bool {
         start < end && end <= STACK_TOP && self.native.is_free(start, end)
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use capture_ring::Note;
 use machine::input::{Backing, Event, HugeAdvice, Permissions, Populate, ProcessSetup, Region};
@@ -32,7 +33,7 @@ pub enum Layout {
     /// The emulator's own.
     Emulator,
     /// Those of a process that was looked at while it ran natively.
-    Snapshot(Box<Snapshot>),
+    Snapshot(Arc<Snapshot>),
 }
 
 /// One process's address space.
@@ -43,8 +44,8 @@ pub struct Space {
     mappings: BTreeMap<u64, Mapping>,
     /// The heap: where it begins and ends.
     heap: Option<(u64, u64)>,
-    /// Where the heap is natively, if not behind the program.
-    heap_place: Option<u64>,
+    /// Whose addresses it gets, if anybody's.
+    snapshot: Option<Arc<Snapshot>>,
     /// Native addresses.
     pub rebase: Rebase,
 }
@@ -89,8 +90,9 @@ impl Space {
             Layout::Emulator => Rebase::identity(),
             Layout::Snapshot(snapshot) => Rebase::preferring(snapshot.anonymous()),
         };
-        let heap_place = if let Layout::Snapshot(snapshot) = layout { snapshot.heap() } else { None };
-        let mut space = Space { path: path.to_owned(), rebase, heap_place, ..Space::default() };
+        let snapshot =
+            if let Layout::Snapshot(snapshot) = layout { Some(Arc::clone(snapshot)) } else { None };
+        let mut space = Space { path: path.to_owned(), rebase, snapshot, ..Space::default() };
         let Image { lines, all } = image(path, maps.lines().filter_map(Line::parse), stack);
         space.rebase.set_emulators(all);
         for (i, (line, name)) in lines.iter().enumerate() {
@@ -98,7 +100,7 @@ impl Space {
                 let is_stack = name == STACK;
                 let run = lines[i..].windows(2).take_while(|w| w[0].0.end == w[1].0.start && w[1].1 != STACK);
                 let end = if is_stack { line.end } else { run.last().map_or(line.end, |w| w[1].0.end) };
-                space.place_loaded(line, end - line.start, is_stack, layout);
+                space.place_loaded(line, end - line.start, is_stack);
             }
             let mapping = Mapping {
                 end: line.end,
@@ -113,14 +115,16 @@ impl Space {
     }
 
     /// Gives a run of mappings that the loader made its native place.
-    fn place_loaded(&mut self, first: &Line, len: u64, is_stack: bool, layout: &Layout) {
-        let snapshot = if let Layout::Snapshot(snapshot) = layout { Some(snapshot) } else { None };
+    fn place_loaded(&mut self, first: &Line, len: u64, is_stack: bool) {
+        let snapshot = self.snapshot.as_ref();
         let native = if is_stack {
             Some(snapshot.and_then(|s| s.stack_top()).unwrap_or(STACK_TOP) - len)
         } else if first.start < RELOCATED {
             // Not position-independent: at home where it is.
             Some(first.start)
-        } else if let Some(native) = snapshot.and_then(|s| s.place(first)) {
+        } else if let Some(native) =
+            first.file().and_then(|file| snapshot?.place(&file.to_string_lossy(), first.offset))
+        {
             Some(native)
         } else {
             let executable = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
@@ -209,12 +213,29 @@ impl Space {
         if start >= end {
             return;
         }
-        self.rebase.map(start, end - start, placed);
+        match self.home(&mapping) {
+            Some(home)
+                if self.rebase.around(start).is_none() && self.rebase.is_free(home, home + (end - start)) =>
+            {
+                self.rebase.place(start, end - start, home);
+            }
+            _ => self.rebase.map(start, end - start, placed),
+        }
         self.cut(start, end);
         for (at, len, native) in self.rebase.range(start, end - start) {
             events.push(Event::Map { process, region: mapping.region(at - start, len, native) });
         }
         self.mappings.insert(start, mapping);
+    }
+
+    /// Where the snapshot has this part of a file: a library.
+    fn home(&self, mapping: &Mapping) -> Option<u64> {
+        match &mapping.backing {
+            Backing::PrivateFile { file, offset } | Backing::SharedFile { file, offset } => {
+                self.snapshot.as_ref()?.place(file, *offset)
+            }
+            _ => None,
+        }
     }
 
     fn unmap(&mut self, process: u16, start: u64, len: u64, events: &mut Vec<Event>) {
@@ -233,7 +254,7 @@ impl Space {
         let end = up(end);
         self.heap = Some((start, end.max(start)));
         if end > old {
-            if let Some(native) = self.heap_place.filter(|_| old == start) {
+            if let Some(native) = self.snapshot.as_ref().and_then(|s| s.heap()).filter(|_| old == start) {
                 self.rebase.place(old, end - old, native);
             }
             let mapping = Mapping {
@@ -260,7 +281,7 @@ impl Space {
         if start == at {
             return;
         }
-        let rest = Mapping { backing: further(&mapping.backing, at - start), ..mapping.clone() };
+        let rest = Mapping { backing: mapping.backing.further(at - start), ..mapping.clone() };
         self.mappings.insert(at, rest);
         self.mappings.insert(start, Mapping { end: at, ..mapping });
     }
@@ -306,7 +327,7 @@ impl Mapping {
             name: self.name.clone(),
             start: Va::new(native),
             len,
-            backing: further(&self.backing, skip),
+            backing: self.backing.further(skip),
             permissions: self.permissions,
             advice: self.advice,
             populate: Populate::OnDemand,
@@ -314,19 +335,10 @@ impl Mapping {
     }
 }
 
-/// The backing `skip` bytes further on.
-fn further(backing: &Backing, skip: u64) -> Backing {
-    match backing.clone() {
-        Backing::PrivateFile { file, offset } => Backing::PrivateFile { file, offset: offset + skip },
-        Backing::SharedFile { file, offset } => Backing::SharedFile { file, offset: offset + skip },
-        other => other,
-    }
-}
-
 /// Whether the next region continues this one; if so, it is added to it.
 fn join(region: &mut Region, next: &Region) -> bool {
     let continues = region.start.raw() + region.len == next.start.raw()
-        && further(&region.backing, region.len) == next.backing
+        && region.backing.further(region.len) == next.backing
         && (&region.name, region.permissions, region.advice, region.populate)
             == (&next.name, next.permissions, next.advice, next.populate);
     if continues {

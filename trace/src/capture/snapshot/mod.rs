@@ -7,13 +7,14 @@ mod look;
 mod scan;
 
 use std::io::{BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use machine::input::{HugeAdvice, Populate, ProcessSetup, Region};
 use paging::{PageSize, Va};
 use serde::{Deserialize, Serialize};
 
 use super::CaptureError;
+use super::elf::Elf;
 use super::maps::Line;
 
 pub use look::snapshot;
@@ -137,10 +138,23 @@ impl Snapshot {
         ProcessSetup { name, regions, group: None, implicit_regions: true }
     }
 
-    /// Where its anonymous mappings are.
+    /// Where its anonymous mappings are, without those that belong to a loaded file (.bss).
     pub(super) fn anonymous(&self) -> Vec<(u64, u64)> {
-        let lines = self.mappings.iter().map(|m| &m.line);
-        lines.filter(|l| l.name.is_empty()).map(|l| (l.start, l.end)).collect()
+        let mut found = Vec::new();
+        // The last file seen, and where it ends in memory.
+        let mut loaded: (Option<PathBuf>, u64) = (None, 0);
+        for line in self.mappings.iter().map(|m| &m.line) {
+            if let Some(file) = line.file() {
+                if loaded.0.as_ref() != Some(&file) {
+                    let len = Elf::open(&file).map_or(0, |elf| elf.memory());
+                    loaded = (Some(file), line.start.saturating_add(len));
+                }
+            } else if line.name.is_empty() {
+                let start = line.start.max(loaded.1.min(line.end));
+                found.extend((start < line.end).then_some((start, line.end)));
+            }
+        }
+        found
     }
     /// The end of its stack.
     pub(super) fn stack_top(&self) -> Option<u64> {
@@ -150,11 +164,20 @@ impl Snapshot {
     pub(super) fn heap(&self) -> Option<u64> {
         self.mappings.iter().find(|m| m.line.name == "[heap]").map(|m| m.line.start)
     }
-    /// Where the same part of the same file is.
-    pub(super) fn place(&self, line: &Line) -> Option<u64> {
-        let file = line.file()?;
-        let same = |m: &&Mapping| m.line.file().as_ref() == Some(&file) && m.line.offset == line.offset;
-        self.mappings.iter().find(same).map(|m| m.line.start)
+    /// Where this part of a file is: of the same path, else of the same name elsewhere.
+    pub(super) fn place(&self, file: &str, offset: u64) -> Option<u64> {
+        let name = |path: &str| Path::new(path).file_name().map(ToOwned::to_owned);
+        let files = || self.mappings.iter().filter(|m| m.line.file().is_some());
+        let at = |same: &dyn Fn(&str) -> bool| {
+            let begins = files().find(|m| same(&m.line.name) && m.line.offset == offset);
+            let holds = |m: &&Mapping| {
+                let into = offset.checked_sub(m.line.offset);
+                same(&m.line.name) && into.is_some_and(|into| into < m.line.end - m.line.start)
+            };
+            let found = begins.or_else(|| files().find(holds))?;
+            Some(found.line.start + (offset - found.line.offset))
+        };
+        at(&|path| path == file).or_else(|| at(&|path| name(path) == name(file)))
     }
 }
 
