@@ -242,7 +242,7 @@ pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Pl
     Ok(Plan {
         system,
         profile: profile.clone(),
-        cores: place(profile, threads),
+        cores: place(profile, threads, system.spread),
         seed: experiment.seed,
         verify: experiment.verify,
         placing: None,
@@ -250,12 +250,12 @@ pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Pl
     })
 }
 
-/// Where threads run: on the first socket while they fit there, else dealt out
-/// over all sockets, one core for each as far as there are cores.
-fn place(profile: &Profile, threads: usize) -> Vec<NodeId> {
+/// Where threads run: on the first socket while they fit there and are not to be
+/// spread, else dealt out over all sockets, one core for each as far as there are cores.
+fn place(profile: &Profile, threads: usize, spread: bool) -> Vec<NodeId> {
     let each = profile.topology.cores_per_socket as usize;
     let sockets = profile.topology.sockets as usize;
-    if threads <= each {
+    if threads <= each && !spread {
         return vec![NodeId(0); threads];
     }
     (0..threads.min(each * sockets)).map(|thread| NodeId((thread % sockets) as u8)).collect()

@@ -46,12 +46,28 @@ pub struct Costs {
     pub entry_local: u64,
     /// The same on another node.
     pub entry_remote: u64,
+    /// A cache line of a table that software passes over in order, on the own node.
+    pub line_local: u64,
+    /// The same on another node.
+    pub line_remote: u64,
+    /// An entry rewritten in such a pass, in the L1.
+    pub pass_write: u64,
+}
+
+/// Cycles that software took.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Spent {
+    /// All.
+    pub cycles: u64,
+    /// Of these, cycles of page-table entries written.
+    pub updates: u64,
 }
 
 impl Costs {
     /// The costs of a machine. A page-table entry that software reads or writes
     /// is one of eight in a line and mostly next to the one before it: an L1
-    /// access, and the way to memory for one in eight.
+    /// access, and the way to memory for one in eight. A pass over a range of
+    /// entries streams through their lines at the rate at which a core zeroes memory.
     pub fn of(profile: &Profile) -> Costs {
         let cost = |c: &machine::profile::Cost| u64::from(c.cycles);
         let c = &profile.cost;
@@ -60,6 +76,7 @@ impl Costs {
         let l1 = u64::from(profile.cache.l1d.cycles);
         let local = cycles(memory.latency_ps[0][0]);
         let remote = memory.latency_ps[0].get(1).map_or(local, |ps| cycles(*ps));
+        let line = cost(&c.zero_page) / 64;
         Costs {
             page_fault: cost(&c.page_fault),
             exit: cost(&c.vm_exit),
@@ -73,6 +90,9 @@ impl Costs {
             copy_page: cost(&c.copy_page),
             entry_local: l1 + local / 8,
             entry_remote: l1 + remote / 8,
+            line_local: line,
+            line_remote: line * remote / local.max(1),
+            pass_write: l1,
         }
     }
 }
@@ -94,7 +114,7 @@ pub struct Shared<'a> {
     /// Costs.
     pub costs: &'a Costs,
     /// Cycles charged so far.
-    pub spent: &'a mut u64,
+    pub spent: &'a mut Spent,
     /// Names of the files of the kernel, by number.
     pub files: &'a [String],
     /// The VM of each VM space of the host, by the host's number for it.
@@ -117,7 +137,7 @@ impl Shared<'_> {
     }
 
     fn spend(&mut self, cpu: CpuId, cycles: u64) {
-        *self.spent += cycles;
+        self.spent.cycles += cycles;
         self.machine.spend(cpu, cycles * TICKS);
     }
 
@@ -140,9 +160,16 @@ impl Shared<'_> {
         let own = self.machine.cores[cpu.index()].node();
         let mut cycles = fixed;
         for node in 0..MAX_NODES {
-            let entry = if node == own.index() { c.entry_local } else { c.entry_remote };
-            let references = u64::from(work.table_reads[node]) + u64::from(work.table_writes[node]);
-            cycles += references * entry
+            let near = node == own.index();
+            let (entry, line) =
+                if near { (c.entry_local, c.line_local) } else { (c.entry_remote, c.line_remote) };
+            let passed = u64::from(work.pass_lines[node]) * line;
+            let rewritten = u64::from(work.pass_writes[node]) * c.pass_write;
+            let written = u64::from(work.table_writes[node]) * entry + rewritten;
+            self.spent.updates += written;
+            cycles += u64::from(work.table_reads[node]) * entry
+                + passed
+                + written
                 + u64::from(work.zeroed[node]) * c.zero_page
                 + u64::from(work.copied[node]) * c.copy_page;
         }

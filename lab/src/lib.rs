@@ -4,6 +4,7 @@ pub mod experiment;
 pub mod hardware;
 pub mod layout;
 pub mod names;
+pub mod numa;
 pub mod oracle;
 pub mod outcome;
 pub mod reproduce;

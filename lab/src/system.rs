@@ -5,6 +5,7 @@
 //! `nested-thp-4k`, `shadow`, `nested+frag=0.5`, `native+placement=interleave`;
 //! or written out as TOML. Nothing else names combinations.
 
+use crate::numa::{Interference, Replication};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -67,6 +68,12 @@ pub struct Side {
     pub levels: u8,
     /// NUMA balancing moves data to the node that uses it.
     pub numa_balancing: bool,
+    /// Which CPUs walk page tables of their own (Mitosis).
+    pub replication: Replication,
+    /// Table pages move to the node that most of their entries point to (vMitosis).
+    pub tables_follow: bool,
+    /// Pages that are set aside for tables on each node (Mitosis's page-table page cache).
+    pub table_cache: u32,
 }
 
 impl Default for Side {
@@ -78,6 +85,9 @@ impl Default for Side {
             fragmentation: 0.0,
             levels: 4,
             numa_balancing: false,
+            replication: Replication::Off,
+            tables_follow: false,
+            table_cache: 0,
         }
     }
 }
@@ -94,6 +104,29 @@ pub struct System {
     /// The hypervisor's kernel; not used natively.
     #[serde(default)]
     pub host: Side,
+    /// The guest sees the nodes that there are, with its memory and CPUs on them; else it sees one.
+    #[serde(default)]
+    pub vnuma: bool,
+    /// Threads are dealt out over all sockets, even if one would hold them.
+    #[serde(default)]
+    pub spread: bool,
+    /// Others who use the memory of a node.
+    #[serde(default)]
+    pub interference: Option<Interference>,
+}
+
+impl Default for System {
+    /// Native, with the baseline on each axis.
+    fn default() -> Self {
+        System {
+            translation: Translation::Native,
+            kernel: Side::default(),
+            host: Side::default(),
+            vnuma: false,
+            spread: false,
+            interference: None,
+        }
+    }
 }
 
 /// Why a name is not a system, or a system makes no sense.
@@ -109,7 +142,7 @@ pub struct SystemError {
 }
 
 /// Systems with names of their own, and what each is, in the order of reports.
-pub const PRESETS: [(&str, &str); 10] = [
+pub const PRESETS: [(&str, &str); 14] = [
     ("native", "one dimension, 4 KiB pages"),
     ("native-thp", "one dimension, transparent huge pages"),
     ("native-2m", "one dimension, reserved 2 MiB pages"),
@@ -120,10 +153,14 @@ pub const PRESETS: [(&str, &str); 10] = [
     ("nested-thp-thp", "a VM: huge pages in guest and host"),
     ("shadow", "a VM under shadow paging, 4 KiB pages"),
     ("shadow-thp-thp", "a VM under shadow paging, huge pages in guest and host"),
+    ("native+mitosis", "Mitosis: a copy of the page table on every node"),
+    ("native+numa-balancing+vmitosis", "vMitosis: table pages follow the data that NUMA balancing moves"),
+    ("nested+vnuma+mitosis+host-mitosis", "vMitosis in a VM that sees the nodes: copies of both tables"),
+    ("nested+mitosis=no-p+host-mitosis", "vMitosis in a VM that sees one node: the hypervisor tells of more"),
 ];
 
 /// Features that `+` adds, with their values.
-const FEATURES: [(&str, &str); 8] = [
+const FEATURES: [(&str, &str); 18] = [
     ("5level", "five levels, in every dimension"),
     ("frag=F", "share of memory no huge page can be made of, 0 to 1, of the kernel the processes run on"),
     ("host-frag=F", "the same of the host under a VM"),
@@ -132,6 +169,20 @@ const FEATURES: [(&str, &str); 8] = [
     ("pt-node=N", "all page-table pages of the kernel the processes run on, on node N"),
     ("host-pt-node=N", "all pages of the VM's table on node N"),
     ("numa-balancing", "data moves to the node that uses it"),
+    ("host-numa-balancing", "the same of a VM's memory, by the host"),
+    (
+        "mitosis[=R]",
+        "page tables on every node: `all`; on some: `0-1,3`; `lazy` (Hydra), `auto`; in a VM that sees one \
+         node: `no-p` (told by the hypervisor), `no-f` (found from latencies)",
+    ),
+    ("host-mitosis[=R]", "the same for the VM's table: `all`, nodes, `lazy`"),
+    ("vmitosis", "table pages move to where most of their entries point, after NUMA balancing's scans"),
+    ("host-vmitosis", "the same for the VM's table"),
+    ("table-cache=N", "pages set aside for tables on each node"),
+    ("host-table-cache=N", "the same in the host under a VM"),
+    ("vnuma", "the guest sees the machine's nodes; without it, one"),
+    ("spread", "threads are dealt out over all sockets, even if one would hold them"),
+    ("interference=N[:GB/s]", "others take bandwidth of node N: all that they can get, or so much"),
 ];
 
 impl System {
@@ -161,7 +212,7 @@ impl System {
                 ));
             }
         };
-        let mut system = System { translation, kernel: Side::default(), host: Side::default() };
+        let mut system = System { translation, ..System::default() };
         let mut pages = Vec::new();
         for word in words {
             pages.push(match word {
@@ -206,6 +257,10 @@ impl System {
         };
         let node =
             || value.parse::<u8>().map_err(|_| (format!("`{feature}`: `{value}` is no node number"), None));
+        let copies = || Replication::parse(value).map_err(|reason| (format!("`{feature}`: {reason}"), None));
+        let pages = || {
+            value.parse::<u32>().map_err(|_| (format!("`{feature}`: `{value}` is no number of pages"), None))
+        };
         let placement = || match value {
             "first-touch" => Ok(Placement::FirstTouch),
             "interleave" => Ok(Placement::Interleave),
@@ -220,9 +275,26 @@ impl System {
             "pt-node" => self.kernel.tables_on = Some(node()?),
             "host-pt-node" => self.host.tables_on = Some(node()?),
             "numa-balancing" => self.kernel.numa_balancing = true,
+            "host-numa-balancing" => self.host.numa_balancing = true,
+            "mitosis" => self.kernel.replication = copies()?,
+            "host-mitosis" => self.host.replication = copies()?,
+            "vmitosis" => self.kernel.tables_follow = true,
+            "host-vmitosis" => self.host.tables_follow = true,
+            "table-cache" => self.kernel.table_cache = pages()?,
+            "host-table-cache" => self.host.table_cache = pages()?,
+            "vnuma" => self.vnuma = true,
+            "spread" => self.spread = true,
+            "interference" => {
+                self.interference = Some(Interference::parse(value).ok_or_else(|| {
+                    (
+                        format!("`{feature}`: `{value}` is no node with GB/s"),
+                        Some("as in `interference=1:20`".to_string()),
+                    )
+                })?);
+            }
             _ => {
                 let known: Vec<&str> =
-                    FEATURES.iter().map(|(n, _)| n.split('=').next().unwrap_or_default()).collect();
+                    FEATURES.iter().map(|(n, _)| n.split(['=', '[']).next().unwrap_or_default()).collect();
                 let hint = crate::names::nearest(key, &known).map(|n| format!("did you mean `{n}`?"));
                 return Err((format!("`{key}` is no feature"), hint));
             }
@@ -259,10 +331,57 @@ impl System {
         if !self.is_virtual() && self.host != (Side { levels: self.host.levels, ..Side::default() }) {
             return Err("a native system has no host under it: its choices belong to the kernel".to_string());
         }
+        self.check_tables()?;
         if self.translation == Translation::Shadow && self.kernel.levels != self.host.levels {
             return Err(
                 "a shadow table has the levels of the guest's table: both must be the same".to_string()
             );
+        }
+        Ok(())
+    }
+
+    /// Refuses impossible placements of tables.
+    fn check_tables(&self) -> Result<(), String> {
+        let (kernel, host) = (&self.kernel, &self.host);
+        let oblivious = self.is_virtual() && !self.vnuma;
+        if self.vnuma && !self.is_virtual() {
+            return Err("there is no guest to see nodes; natively the kernel sees them".to_string());
+        }
+        if !oblivious && kernel.replication.is_oblivious() {
+            return Err(
+                "`mitosis=no-p` and `no-f` are for a VM that sees one node: without `vnuma`".to_string()
+            );
+        }
+        if host.replication.is_oblivious() {
+            return Err("a hypervisor sees its nodes: `host-mitosis`, without `no-p` or `no-f`".to_string());
+        }
+        if host.replication == Replication::Auto {
+            return Err(
+                "walks are counted by process: `auto` is for `mitosis`, not for `host-mitosis`".to_string()
+            );
+        }
+        if oblivious {
+            let needs = "a guest that sees one node";
+            if kernel.replication != Replication::Off && !kernel.replication.is_oblivious() {
+                return Err(format!(
+                    "{needs} has no nodes to keep tables on: add `vnuma`, or let it be `mitosis=no-p` or `no-f`"
+                ));
+            }
+            if kernel.tables_follow || kernel.numa_balancing {
+                return Err(format!("{needs} has nowhere to move anything: add `vnuma`"));
+            }
+        }
+        for (side, name) in [(kernel, "the kernel"), (host, "the host")] {
+            if side.replication != Replication::Off && side.tables_follow {
+                return Err(format!(
+                    "{name}'s tables are on every node already: `mitosis` or `vmitosis`, not both"
+                ));
+            }
+        }
+        if self.translation == Translation::Shadow
+            && (kernel.replication != Replication::Off || kernel.tables_follow)
+        {
+            return Err("no walker walks the guest's table under shadow paging: copy the shadow table, `host-mitosis`".to_string());
         }
         Ok(())
     }
@@ -272,9 +391,18 @@ impl System {
     /// # Errors
     /// With a sentence that says why.
     pub fn check_on(&self, nodes: usize) -> Result<(), String> {
-        for side in [&self.kernel, &self.host] {
-            let asked =
-                [side.tables_on, if let Placement::Fixed(n) = side.placement { Some(n) } else { None }];
+        for (at, side) in [&self.kernel, &self.host].into_iter().enumerate() {
+            let mask = if let Replication::Nodes(mask) = side.replication { mask } else { 0 };
+            let asked = [
+                side.tables_on,
+                if let Placement::Fixed(n) = side.placement { Some(n) } else { None },
+                mask.checked_ilog2().map(|n| n as u8),
+                self.interference.map(|i| i.node),
+            ];
+            let oblivious = at == 0 && self.is_virtual() && !self.vnuma;
+            if oblivious && asked[..3].iter().flatten().any(|n| *n > 0) {
+                return Err("a guest that sees one node has node 0 only: add `vnuma`".to_string());
+            }
             if let Some(node) = asked.into_iter().flatten().find(|n| usize::from(*n) >= nodes) {
                 return Err(format!(
                     "node {node} is asked for, and the machine has nodes 0 to {}",
@@ -324,8 +452,30 @@ impl fmt::Display for System {
                 write!(f, "+{prefix}pt-node={n}")?;
             }
         }
-        if self.kernel.numa_balancing {
-            f.write_str("+numa-balancing")?;
+        if self.vnuma {
+            f.write_str("+vnuma")?;
+        }
+        for (side, prefix) in [(&self.kernel, ""), (&self.host, "host-")] {
+            if side.numa_balancing {
+                write!(f, "+{prefix}numa-balancing")?;
+            }
+            match side.replication {
+                Replication::Off => {}
+                Replication::All => write!(f, "+{prefix}mitosis")?,
+                copies => write!(f, "+{prefix}mitosis={copies}")?,
+            }
+            if side.tables_follow {
+                write!(f, "+{prefix}vmitosis")?;
+            }
+            if side.table_cache > 0 {
+                write!(f, "+{prefix}table-cache={}", side.table_cache)?;
+            }
+        }
+        if self.spread {
+            f.write_str("+spread")?;
+        }
+        if let Some(interference) = self.interference {
+            write!(f, "+interference={interference}")?;
         }
         Ok(())
     }
@@ -340,9 +490,14 @@ mod tests {
         for (name, _) in PRESETS {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
-        for name in
-            ["nested+frag=0.5+host-placement=interleave", "native+5level+pt-node=2", "native+numa-balancing"]
-        {
+        for name in [
+            "nested+frag=0.5+host-placement=interleave",
+            "native+5level+pt-node=2",
+            "native+numa-balancing",
+            "nested+vnuma+mitosis=lazy+host-numa-balancing+host-mitosis=0,2+spread",
+            "native+mitosis=auto+table-cache=64+interference=1:20",
+            "nested+host-pt-node=1+host-vmitosis+interference=1",
+        ] {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
     }
@@ -356,6 +511,19 @@ mod tests {
         assert!(why("native+frg=0.1").contains("did you mean `frag`"));
         assert!(why("native+frag=2").contains("no share"));
         assert!(why("native+host-frag=0.5").contains("no host under it"));
+        assert!(why("native+vnuma").contains("no guest"));
+        assert!(why("nested+mitosis").contains("`mitosis=no-p`"));
+        assert!(why("nested+vnuma+mitosis=no-p").contains("without `vnuma`"));
+        assert!(why("nested+numa-balancing").contains("nowhere to move"));
+        assert!(why("native+mitosis+vmitosis").contains("not both"));
+        assert!(why("shadow+vnuma+mitosis").contains("no walker"));
+        assert!(why("nested+host-mitosis=auto").contains("by process"));
+        assert!(why("native+mitosis=9").contains("neither"));
+        assert!(why("native+interference=1:x").contains("interference=1:20"));
+        assert!(
+            System::parse("native+mitosis=0-6").unwrap().check_on(4).unwrap_err().contains("nodes 0 to 3")
+        );
+        assert!(System::parse("nested+pt-node=1").unwrap().check_on(4).unwrap_err().contains("vnuma"));
         assert!(System::parse("native+pt-node=7").unwrap().check_on(4).unwrap_err().contains("nodes 0 to 3"));
     }
 }

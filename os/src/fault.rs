@@ -215,7 +215,7 @@ impl<M: TableMemory> Core<M> {
                 self.write_notify(space, cx, vma, addr, found)
             };
         }
-        let node = self.node(cx.cpu);
+        let node = self.table_node(cx.cpu);
         let repaired = self.env(cx.cpu, |env| space.table.fault_in(env, addr, node))?;
         let kind = if repaired { FaultKind::Replica } else { FaultKind::Spurious };
         Ok(Some(FaultOutcome::new(kind, size)))
@@ -352,7 +352,7 @@ impl<M: TableMemory> Core<M> {
         size: PageSize,
         entry: Entry,
     ) -> Result<(), Stop> {
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
+        let node = space.table_node(self.table_node(cx.cpu), addr.raw());
         let replaced =
             self.env(cx.cpu, |env| space.table.replace(env, addr, size, entry, node, Visibility::Private));
         match replaced {

@@ -30,6 +30,10 @@ pub(crate) struct PoolFrames<'a, S: PhysSpace> {
 /// Pages that are set aside for tables, in front of the frame pool; one for
 /// all address spaces of a kernel (Mitosis's page-table page cache).
 pub trait TableCache<S: PhysSpace>: fmt::Debug + Send {
+    /// Takes from `pool` what it is to hold from the start; returns how many pages.
+    fn fill(&mut self, _pool: &mut dyn TableFrames<S>) -> u64 {
+        0
+    }
     /// As [`TableFrames::alloc_table`].
     ///
     /// # Errors
@@ -42,6 +46,10 @@ pub trait TableCache<S: PhysSpace>: fmt::Debug + Send {
     ) -> Result<Frame<S>, NoFrame>;
     /// As [`TableFrames::free_table`].
     fn free_table(&mut self, pool: &mut dyn TableFrames<S>, frame: Frame<S>);
+    /// The node that one of its pages is near to, where the kernel's own nodes do not tell.
+    fn node_of(&self, _frame: Frame<S>) -> Option<NodeId> {
+        None
+    }
     /// Gives all pages back to `pool`; returns how many.
     fn drain(&mut self, pool: &mut dyn TableFrames<S>) -> u64;
 }
@@ -68,7 +76,8 @@ impl<S: PhysSpace> TableFrames<S> for PoolFrames<'_, S> {
     }
     #[inline]
     fn node_of(&self, frame: Frame<S>) -> NodeId {
-        self.pool.node_of(frame)
+        let near = self.cache.as_deref().and_then(|cache| cache.node_of(frame));
+        near.unwrap_or_else(|| self.pool.node_of(frame))
     }
     fn leaf_copied(&mut self, entry: Entry) {
         if let Some(slot) = entry.swap_slot() {
@@ -313,7 +322,7 @@ impl<M: TableMemory> Core<M> {
         let cpus = if nodes == NodeSet::ALL {
             ran
         } else {
-            ran.iter().filter(|&cpu| nodes.contains(self.node(cpu))).collect()
+            ran.iter().filter(|&cpu| nodes.contains(self.table_node(cpu))).collect()
         };
         if cpus.is_empty() {
             return;
@@ -367,7 +376,7 @@ impl<M: TableMemory> Core<M> {
         level: u8,
         visibility: Visibility,
     ) -> Result<Slot<M::Space>, MapError> {
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
+        let node = space.table_node(self.table_node(cx.cpu), addr.raw());
         let slot = self.env(cx.cpu, |env| space.table.ensure(env, addr, level, node, visibility));
         self.pay_owed(space, cx);
         slot

@@ -19,8 +19,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use paging::frames::{AllocRequest, CpuId, FrameState, MAX_NODES, NodeId};
 use paging::{
-    Frame, FramePool, FrameSource, PageTable, PhysSpace, Space, SparseFrames, TableEnv, TableMemory,
-    TableOps, Work,
+    Frame, FramePool, FrameSource, PageTable, PhysSpace, Space, SparseFrames, TableEnv, TableFrames,
+    TableMemory, TableOps, Work,
 };
 
 /// The choices of a kernel.
@@ -30,6 +30,10 @@ pub struct KernelConfig {
     pub levels: u8,
     /// The node of each CPU.
     pub cpus: Vec<NodeId>,
+    /// The node of each CPU as far as page tables go, where that is another: a guest that
+    /// is shown one node, but knows which CPUs are near each other (vMitosis NO-P and NO-F).
+    /// Its [`TableCache`](crate::TableCache) then says which frames are near whom.
+    pub table_nodes: Vec<NodeId>,
     /// Transparent huge pages, for processes and VMs that do not choose.
     pub thp: ThpMode,
     /// Empty entries that a block may have to be collapsed (Linux `max_ptes_none`, 511).
@@ -55,6 +59,7 @@ impl KernelConfig {
         KernelConfig {
             levels: 4,
             cpus,
+            table_nodes: Vec::new(),
             thp: ThpMode::Madvise,
             max_ptes_none: 511,
             zero_page: true,
@@ -77,8 +82,11 @@ impl KernelConfig {
         if self.cpus.len() > MAX_CPUS {
             return bad("more than 256 CPUs");
         }
-        if self.cpus.iter().any(|node| node.index() >= MAX_NODES) {
+        if self.cpus.iter().chain(&self.table_nodes).any(|node| node.index() >= MAX_NODES) {
             return bad("a CPU is on a node that cannot be");
+        }
+        if !self.table_nodes.is_empty() && self.table_nodes.len() != self.cpus.len() {
+            return bad("either each CPU has a node for its page tables, or none has");
         }
         if !self.fault_around.is_power_of_two() || !self.read_around.is_power_of_two() {
             return bad("fault-around and read-around are powers of two (1: off)");
@@ -217,10 +225,16 @@ impl<M: TableMemory> Core<M> {
         self.config.cpus[cpu.index()]
     }
 
+    /// The node of a CPU as far as page tables go.
+    #[inline]
+    pub(crate) fn table_node(&self, cpu: CpuId) -> NodeId {
+        self.config.table_nodes.get(cpu.index()).copied().unwrap_or_else(|| self.node(cpu))
+    }
+
     /// Works on page tables.
     #[inline]
     pub(crate) fn env<R>(&mut self, cpu: CpuId, f: impl FnOnce(&mut TableEnv<'_, M>) -> R) -> R {
-        let node = self.node(cpu);
+        let node = self.table_node(cpu);
         let mut frames = PoolFrames {
             pool: &mut self.pool,
             swap: &mut self.swap,
@@ -233,6 +247,14 @@ impl<M: TableMemory> Core<M> {
 
     /// Gives the pages of the table cache back. Returns how many.
     pub(crate) fn drain_table_cache(&mut self) -> u64 {
+        self.with_table_cache(|cache, pool| cache.drain(pool))
+    }
+
+    /// Lets the table cache, if there is one, work with the frames behind it.
+    fn with_table_cache(
+        &mut self,
+        f: impl FnOnce(&mut dyn TableCache<M::Space>, &mut dyn TableFrames<M::Space>) -> u64,
+    ) -> u64 {
         let Some(mut cache) = self.table_cache.take() else { return 0 };
         let mut frames = PoolFrames {
             pool: &mut self.pool,
@@ -241,9 +263,9 @@ impl<M: TableMemory> Core<M> {
             cpu: None,
             cache: None,
         };
-        let drained = cache.drain(&mut frames);
+        let pages = f(&mut *cache, &mut frames);
         self.table_cache = Some(cache);
-        drained
+        pages
     }
 
     /// An empty address space; `ops` makes its table's mechanism.
@@ -257,7 +279,7 @@ impl<M: TableMemory> Core<M> {
         let id = self.ids.take()?;
         let limit = self.groups.entry(group).or_default().limit;
         let ops = ops(&mut *self.tables, &SpaceInfo { space: id, owner, group, limit, parent });
-        let node = policy.node(self.node(cpu), 0);
+        let node = policy.node(self.table_node(cpu), 0);
         let table = match self.env(cpu, |env| PageTable::new(ops, env, levels, node)) {
             Ok(table) => table,
             Err(e) => {
@@ -355,6 +377,13 @@ impl<M: TableMemory> Kernel<M> {
     pub fn config_mut(&mut self) -> &mut KernelConfig {
         &mut self.core.config
     }
+    /// The node whose page tables a CPU walks.
+    ///
+    /// # Panics
+    /// If there is no such CPU.
+    pub fn table_node(&self, cpu: CpuId) -> NodeId {
+        self.core.table_node(cpu)
+    }
     /// Where its page tables are: what the walker reads.
     pub fn mem(&self) -> &M {
         &self.core.mem
@@ -397,10 +426,12 @@ impl<M: TableMemory> Kernel<M> {
     pub fn process_mut(&mut self, pid: ProcessId) -> Result<&mut Process<M>, MmError> {
         self.processes.get_mut(pid.0).ok_or(MmError::NoProcess(pid))
     }
-    /// Puts a cache of table pages in front of the frame pool; what an earlier one held goes back.
-    pub fn set_table_cache(&mut self, cache: Option<Box<dyn TableCache<M::Space>>>) {
+    /// Puts a cache of table pages in front of the frame pool and fills it; what an earlier
+    /// one held goes back. Returns how many pages it took.
+    pub fn set_table_cache(&mut self, cache: Option<Box<dyn TableCache<M::Space>>>) -> u64 {
         self.core.drain_table_cache();
         self.core.table_cache = cache;
+        self.core.with_table_cache(|cache, pool| cache.fill(pool))
     }
     /// A group; it begins when it is first named.
     pub fn group(&self, group: GroupId) -> Group {

@@ -41,7 +41,7 @@ impl CpuState {
 
 impl<M: TableMemory> Core<M> {
     pub(crate) fn load<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
-        let node = self.node(cx.cpu);
+        let node = self.table_node(cx.cpu);
         let state = &mut self.cpus[cx.cpu.index()];
         let kind = space.owner.kind();
         let (mut pcid, mut evicted) = (0, None);
@@ -58,6 +58,10 @@ impl<M: TableMemory> Core<M> {
         }
         space.cpus.insert(cx.cpu);
         self.groups.entry(space.group).or_default().cpus.insert(cx.cpu);
+        // Before this CPU walks. Tables that spaces share (BabelFish) do not ask by
+        // space: whose CPUs walk them only they know.
+        let walkers = space.cpus.iter().map(|cpu| self.table_node(cpu)).collect();
+        space.table.walked_by(walkers);
         space.stats.switches += 1;
         space.stats.pcid_evictions += u64::from(evicted.is_some());
         let root = space.table.hardware_root(node);
@@ -116,7 +120,7 @@ impl<M: TableMemory> Core<M> {
                     space: space.id,
                     kind,
                     group: space.group,
-                    root: space.table.hardware_root(self.config.cpus[at]),
+                    root: space.table.hardware_root(self.table_node(CpuId(at as u16))),
                     levels: space.table.levels(),
                     pcid: slot.map_or(0, |slot| slot as u8 + 1),
                     evicted: None,

@@ -48,7 +48,7 @@ impl<M: TableMemory> Core<M> {
         addr: Addr<I>,
     ) -> Result<(), Stop> {
         let found = self.lookup(space, cx.cpu, addr);
-        let node = space.table_node(self.node(cx.cpu), addr.raw());
+        let node = space.table_node(self.table_node(cx.cpu), addr.raw());
         let Some(flush) = self.env(cx.cpu, |env| space.table.split(env, addr, node))? else { return Ok(()) };
         let size = found.size().unwrap_or_default();
         let head: Frame<M::Space> = found.entry.leaf_frame(size);

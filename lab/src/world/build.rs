@@ -1,6 +1,7 @@
 //! Building a world: one function for each axis of a [`System`], then the
 //! machine, the host, the VM on it, and the input's processes.
 
+use super::tables::{NodePages, single, tables};
 use super::*;
 use paging::FrameSource;
 
@@ -34,15 +35,6 @@ fn pool<S: PhysSpace>(layout: &Layout, side: &Side, seed: u64) -> Result<FramePo
     FramePool::new(layout, PoolConfig { fragmentation, ..PoolConfig::default() })
 }
 
-fn single(side: &Side) -> SingleTables {
-    SingleTables { fixed: side.tables_on.map(NodeId) }
-}
-
-/// The axis of table placement.
-fn tables<M: TableMemory + Send + 'static>(side: &Side) -> Box<dyn Tables<M>> {
-    Box::new(single(side))
-}
-
 /// The axis of frames: which frame answers a fault.
 fn frames<S: PhysSpace>(_side: &Side) -> Box<dyn FrameSource<S>> {
     Box::new(FromBuddy)
@@ -66,6 +58,44 @@ fn config(side: &Side, cpus: Vec<NodeId>, placing: Option<&Placing>) -> KernelCo
     KernelConfig { levels: side.levels, thp, ..KernelConfig::new(cpus) }
 }
 
+/// Sets pages aside for tables.
+fn set_aside<M: TableMemory>(kernel: &mut Kernel<M>, side: &Side) {
+    if side.table_cache > 0 {
+        let nodes = kernel.pool().nodes();
+        kernel.set_table_cache(Some(Box::new(NodePages::new(nodes, side.table_cache))));
+    }
+}
+
+/// The memory of a VM: its layout as the guest sees it, and the host's slots
+/// for it. It gets what the host can spare, seven eighths of each node.
+fn guest_memory(layout: &Layout, system: &System) -> (Layout, Vec<Slot>) {
+    let bytes: Vec<u64> = layout
+        .nodes
+        .iter()
+        .map(|n| n.frames.iter().map(|r| r.end - r.start).sum::<u64>() / 8 * 7 * 4096)
+        .map(|b| b & !((1 << 30) - 1))
+        .collect();
+    let memory = if system.vnuma { Layout::pc(&bytes) } else { Layout::pc(&[bytes.iter().sum()]) };
+    let page = reserved(&system.host);
+    // A guest's node is the host's, unless the host was told to place it otherwise.
+    let bound = system.vnuma && system.host.placement == Placement::FirstTouch;
+    let mut slots = Vec::new();
+    let mut nodes = Vec::new();
+    for (number, node) in memory.nodes.iter().enumerate() {
+        let policy = bound.then_some(Policy::Preferred(NodeId(number as u8)));
+        let whole: Vec<_> =
+            node.frames.iter().map(|r| whole_pages(r, page)).filter(|r| r.end > r.start).collect();
+        slots.extend(whole.iter().map(|r| Slot {
+            page,
+            policy,
+            ..Slot::new(Frame::new(r.start), r.end - r.start)
+        }));
+        nodes.push(paging::frames::NodeSpec { frames: whole });
+    }
+    let distances = if system.vnuma { layout.distances.clone() } else { memory.distances };
+    (Layout { nodes, distances }, slots)
+}
+
 impl World {
     /// Builds the machine and its kernels, creates the input's processes, and
     /// fills what the input says was filled before.
@@ -77,9 +107,13 @@ impl World {
         let costs = Costs::of(&plan.profile);
         let nodes = layout.nodes.len();
         let mut machine = Machine::new(&plan.profile, &plan.cores);
+        if let Some(others) = plan.system.interference {
+            let rate = others.mb_s.map_or(u64::MAX, u64::from);
+            machine.uncore.memory.set_interference(others.node(), rate);
+        }
         let cpus = plan.cores.clone();
         let mut oracle = plan.verify.then(|| Oracle::new(layout.end(), &setup.processes));
-        let mut spent = 0;
+        let mut spent = Spent::default();
         let shared = Arc::new(layout::Shared::default());
         let native = !plan.system.is_virtual();
         let host_side = if native { plan.system.kernel } else { plan.system.host };
@@ -107,37 +141,16 @@ impl World {
                 pool,
                 Arena::new(layout.end()),
                 source,
-                tables(&host_side),
+                tables(&host_side, NodeSet::first(nodes)),
                 &mut hardware,
             )
             .map_err(failed("the host's kernel"))?
         };
+        set_aside(&mut host, &host_side);
         let mut vms = Vec::new();
         let mut guest = None;
         if !native {
-            // The VM gets what the host can spare: seven eighths of each node.
-            let bytes: Vec<u64> = layout
-                .nodes
-                .iter()
-                .map(|n| n.frames.iter().map(|r| r.end - r.start).sum::<u64>() / 8 * 7 * 4096)
-                .map(|b| b & !((1 << 30) - 1))
-                .collect();
-            let memory = Layout::pc(&[bytes.iter().sum()]);
-            let page = reserved(&host_side);
-            let slots: Vec<Slot> = memory
-                .nodes
-                .iter()
-                .flat_map(|n| &n.frames)
-                .map(|r| whole_pages(r, page))
-                .filter(|r| r.end > r.start)
-                .map(|r| Slot { page, ..Slot::new(Frame::new(r.start), r.end - r.start) })
-                .collect();
-            let memory = Layout {
-                nodes: vec![paging::frames::NodeSpec {
-                    frames: slots.iter().map(|s| s.start.number()..s.start.number() + s.frames).collect(),
-                }],
-                distances: memory.distances,
-            };
+            let (memory, slots) = guest_memory(&layout, &plan.system);
             let spec =
                 VmSpec { policy: policy(&host_side, nodes), thp: Some(thp(&host_side)), ..VmSpec::default() };
             let mut hardware = HostHardware(Shared {
@@ -164,7 +177,7 @@ impl World {
                 host.enable_shadow(vm, log.clone()).map_err(failed("shadow paging"))?;
                 Box::new(TrappedTables::new(single(&side), log))
             } else {
-                tables(&side)
+                tables(&side, NodeSet::first(nodes))
             };
             let mut guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
             let source = placed(&plan, &shared, &mut guest_pool, frames(&side))?;
@@ -183,8 +196,9 @@ impl World {
                 index: 1,
                 shadowed: shadowed.as_mut(),
             };
-            let kernel = Kernel::new(
-                config(&side, vec![NodeId(0); cpus.len()], plan.placing.as_ref()),
+            let guest_cpus = if plan.system.vnuma { cpus.clone() } else { vec![NodeId(0); cpus.len()] };
+            let mut kernel = Kernel::new(
+                config(&side, guest_cpus, plan.placing.as_ref()),
                 guest_pool,
                 Arena::new(memory.end()),
                 source,
@@ -192,6 +206,7 @@ impl World {
                 &mut hardware,
             )
             .map_err(failed("the guest's kernel"))?;
+            set_aside(&mut kernel, &side);
             guest = Some(Guest { kernel, vm, files: Files::default(), shadowed });
         }
         let running = vec![None; cpus.len()];
@@ -212,6 +227,7 @@ impl World {
             tables_before: TableBytes::default(),
             placed: shared,
             spent,
+            watch: Default::default(),
             since_tick: 0,
         };
         for process in &setup.processes {
@@ -230,7 +246,8 @@ impl World {
     }
 
     pub(super) fn create_process(&mut self, setup: &ProcessSetup) -> Result<(), WorldError> {
-        let kernel_nodes = if self.guest.is_some() { 1 } else { self.nodes };
+        let oblivious = self.guest.is_some() && !self.plan.system.vnuma;
+        let kernel_nodes = if oblivious { 1 } else { self.nodes };
         let spec = ProcessSpec {
             group: os::GroupId(setup.group.map_or(0, |g| u32::from(g) + 1)),
             policy: policy(&self.plan.system.kernel, kernel_nodes),

@@ -1,32 +1,9 @@
-//! What happens beside accesses: system calls of the input, and the kernels'
-//! background work.
+//! What happens beside accesses: system calls of the input.
 
 use super::memory::prot;
 use super::*;
 
 impl World {
-    /// Background work of the kernels.
-    pub(super) fn tick(&mut self) -> Result<(), WorldError> {
-        let side = self.plan.system.kernel;
-        if side.pages != Pages::Thp && !side.numa_balancing {
-            return Ok(());
-        }
-        for index in 0..self.processes.len() {
-            let pid = self.processes[index].pid;
-            let failed = |error| WorldError::Kernel { what: "background work".to_string(), error };
-            let alive = on_kernel!(self, |kernel, _hw, _files| kernel.process(pid).is_ok());
-            if alive && side.pages == Pages::Thp {
-                // Linux scans 4096 pages a round (khugepaged/pages_to_scan): 8 blocks.
-                on_kernel!(self, |kernel, hw, _files| kernel.khugepaged(hw, CpuId(0), pid, 8))
-                    .map_err(failed)?;
-            }
-            if alive && side.numa_balancing {
-                on_kernel!(self, |kernel, hw, _files| kernel.numa_scan(hw, CpuId(0), pid)).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
     pub(super) fn event(&mut self, event: &Event) -> Result<(), WorldError> {
         let failed = |error| WorldError::Kernel { what: format!("{event:?}"), error };
         match event {

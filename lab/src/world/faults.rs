@@ -54,7 +54,8 @@ impl World {
             return Ok(None);
         };
         let table = guest.kernel.process(pid).map_err(failed)?.space().table();
-        let fault = ShadowFault { root: table.hardware_root(NodeId(0)), levels: table.levels(), va, intent };
+        let root = table.hardware_root(guest.kernel.table_node(thread.cpu));
+        let fault = ShadowFault { root, levels: table.levels(), va, intent };
         let mut hardware = HostHardware(shared!(self, &self.host_files.names));
         let outcome = self
             .host

@@ -5,13 +5,15 @@
 //! a fault comes back; the kernel whose fault it is mends its tables; the core
 //! goes on.
 
+mod background;
 mod build;
 mod events;
 mod faults;
 mod memory;
+mod tables;
 mod translate;
 
-use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared};
+use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared, Spent};
 use crate::layout::{self, LayoutFrames, Placing};
 use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::{LayoutCounts, TableBytes};
@@ -28,7 +30,7 @@ use machine::uncore::Uncore;
 use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables};
 use os::{
     Advice, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, Policy, ProcessId, ProcessSpec,
-    Prot, SingleTables, Slot, SpaceId, Stats, Tables, ThpMode, VmId, VmSpec,
+    Prot, Slot, SpaceId, Stats, Tables, ThpMode, VmId, VmSpec,
 };
 use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
 use paging::{
@@ -161,7 +163,8 @@ pub struct World {
     tables_before: TableBytes,
     /// What is shared with the source of a real layout's frames.
     placed: Arc<layout::Shared>,
-    spent: u64,
+    spent: Spent,
+    watch: background::Watch,
     since_tick: u64,
 }
 
@@ -304,6 +307,7 @@ impl World {
     /// Forgets what was counted so far, not what is cached or mapped.
     pub fn reset_counters(&mut self) {
         self.machine.cores.iter_mut().for_each(|core| core.reset_counters());
+        self.watch.restart(&self.machine);
     }
 
     /// Cycles of each core until now.
@@ -313,7 +317,7 @@ impl World {
 
     /// Cycles that software took until now.
     pub fn software_cycles(&self) -> u64 {
-        self.spent
+        self.spent.cycles
     }
 
     /// The counters of the processes' kernel, and of the host under it.
@@ -344,16 +348,17 @@ impl World {
     }
 
     fn tables_now(&self) -> TableBytes {
-        fn of<M: TableMemory>(kernel: &Kernel<M>) -> u64 {
-            kernel.processes().map(|p| p.space().table().table_pages().iter().sum::<u64>() * 4096).sum()
-        }
-        let vms = self.host.vms().map(|vm| vm.space().table().table_pages().iter().sum::<u64>() * 4096).sum();
-        let processes = match &self.guest {
-            None => of(&self.host),
-            Some(guest) => of(&guest.kernel),
+        // Copies included; each kernel has one more, for idle CPUs.
+        let host = self.host.mem().tables() - 1;
+        let Some(guest) = &self.guest else {
+            return TableBytes { processes: host * 4096, vms: 0, shadow: 0 };
         };
-        let shadow = self.guest.as_ref().and_then(|guest| self.host.shadow(guest.vm).ok());
-        TableBytes { processes, vms, shadow: shadow.map_or(0, |s| s.table_pages() * 4096) }
+        let processes = guest.kernel.mem().tables() - 1;
+        // The VM's tables and the shadow tables have the same number of copies.
+        let shadow = self.host.shadow(guest.vm).map_or(0, |s| s.table_pages());
+        let vms: u64 = self.host.vms().map(|vm| vm.space().table().table_pages().iter().sum::<u64>()).sum();
+        let shadow = host * shadow / (shadow + vms).max(1);
+        TableBytes { processes: processes * 4096, vms: (host - shadow) * 4096, shadow: shadow * 4096 }
     }
 
     /// Frames that the host has given out.

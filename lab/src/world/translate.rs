@@ -72,8 +72,8 @@ impl World {
                 job.on(core, uncore, &walk)
             }
             Some(guest) if guest.shadowed.is_some() => {
-                let root =
-                    guest.kernel.process(pid).map_err(failed)?.space().table().hardware_root(NodeId(0));
+                let node = guest.kernel.table_node(thread.cpu);
+                let root = guest.kernel.process(pid).map_err(failed)?.space().table().hardware_root(node);
                 let shadow = self.host.shadow(guest.vm).map_err(failed)?;
                 let Some(table) = shadow.table(root).map(|space| space.table()) else {
                     return Err(WorldError::NoShadowTable { process: thread.process });
@@ -94,7 +94,7 @@ impl World {
                 };
                 let walk = Nested {
                     guest: guest.kernel.mem(),
-                    root: table.hardware_root(NodeId(0)),
+                    root: table.hardware_root(guest.kernel.table_node(thread.cpu)),
                     levels: table.levels(),
                     frames: u64::MAX,
                     host,

@@ -10,7 +10,6 @@
 //! has room again.
 
 use super::convert::{children, copy_entries};
-use super::place::Place;
 use super::replicated::Replicated;
 use super::ring::{self, Role};
 use alloc::vec::Vec;
@@ -78,8 +77,7 @@ impl<S: PhysSpace> Replicated<S> {
         master: &mut Frame<S>,
         flush: &mut Flush<I, S>,
     ) -> u64 {
-        let follow = self.follow && !matches!(self.place, Place::Fixed(_));
-        if self.nodes.is_empty() && !follow {
+        if self.nodes.is_empty() && !self.follow {
             return 0;
         }
         let mut pass = Settle { counts: self.nodes.is_empty(), full: NodeSet::default(), moved: 0, flush };

@@ -55,7 +55,8 @@ impl<S: PhysSpace> Replicated<S> {
         self
     }
 
-    /// With single copies that [`TableOps::rebalance`] moves to where their entries point.
+    /// With single copies that [`TableOps::rebalance`] moves to where their entries
+    /// point; their [place](Replicated::placed) is then where they begin.
     #[must_use]
     pub fn following(mut self) -> Self {
         self.follow = true;

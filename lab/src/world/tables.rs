@@ -1,0 +1,90 @@
+//! The axis of table placement: which mechanism keeps each page table.
+
+use crate::numa::Replication;
+use crate::system::Side;
+use mechanisms::mitosis::{Lazy, Place, Replicated, TablePages};
+use os::{SingleTables, SpaceInfo, TableCache, Tables};
+use paging::frames::NodeSet;
+use paging::{Frame, GuestPhys, NoFrame, NodeId, PhysSpace, Space, TableFrames, TableMemory, TableOps, Virt};
+
+/// log2 of the entries that a fault on a lazy copy fills: two cache lines.
+const LAZY_ORDER: u32 = 4;
+
+/// The tables of a kernel on `nodes` nodes.
+pub(super) fn tables<M: TableMemory + Send + 'static>(side: &Side, nodes: NodeSet) -> Box<dyn Tables<M>> {
+    if side.replication == Replication::Off && !side.tables_follow {
+        return Box::new(single(side));
+    }
+    Box::new(OnNodes { side: *side, nodes })
+}
+
+/// One copy of each table.
+pub(super) fn single(side: &Side) -> SingleTables {
+    SingleTables { fixed: side.tables_on.map(NodeId) }
+}
+
+/// Mitosis, vMitosis or Hydra for every table of a kernel.
+#[derive(Debug)]
+struct OnNodes {
+    side: Side,
+    nodes: NodeSet,
+}
+
+impl OnNodes {
+    fn ops<I: Space, M: TableMemory + 'static>(&self) -> Box<dyn TableOps<I, M>> {
+        // `auto` begins with one copy.
+        let nodes = self.side.replication.policy().nodes(self.nodes, false);
+        if self.side.replication == Replication::Lazy {
+            return Box::new(Lazy::new(nodes, LAZY_ORDER));
+        }
+        let place = self.side.tables_on.map_or(Place::FirstTouch, |node| Place::Fixed(NodeId(node)));
+        let ops = Replicated::new(nodes).placed(place);
+        Box::new(if self.side.tables_follow { ops.following() } else { ops })
+    }
+}
+
+impl<M: TableMemory + 'static> Tables<M> for OnNodes {
+    fn process(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        self.ops()
+    }
+    fn vm(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<GuestPhys, M>> {
+        self.ops()
+    }
+}
+
+/// Mitosis's page-table page cache, in front of a kernel's frame pool.
+#[derive(Debug)]
+pub(super) struct NodePages<S: PhysSpace> {
+    pages: TablePages<S>,
+    nodes: NodeSet,
+    each: usize,
+}
+
+impl<S: PhysSpace> NodePages<S> {
+    /// `each` pages on each of `nodes`.
+    pub(super) fn new(nodes: NodeSet, each: u32) -> Self {
+        NodePages { pages: TablePages::new(each as usize), nodes, each: each as usize }
+    }
+}
+
+impl<S: PhysSpace> TableCache<S> for NodePages<S> {
+    fn fill(&mut self, pool: &mut dyn TableFrames<S>) -> u64 {
+        self.pages.populate(pool, self.nodes, self.each) as u64
+    }
+    fn alloc_table(
+        &mut self,
+        pool: &mut dyn TableFrames<S>,
+        node: NodeId,
+        strict: bool,
+    ) -> Result<Frame<S>, NoFrame> {
+        self.pages.over(pool).alloc_table(node, strict)
+    }
+    fn free_table(&mut self, pool: &mut dyn TableFrames<S>, frame: Frame<S>) {
+        self.pages.over(pool).free_table(frame);
+    }
+    fn drain(&mut self, pool: &mut dyn TableFrames<S>) -> u64 {
+        let held = self.nodes.iter().map(|node| self.pages.held(node) as u64).sum();
+        self.pages.drain(pool);
+        held
+    }
+}
