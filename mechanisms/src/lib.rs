@@ -9,3 +9,4 @@ extern crate alloc;
 
 pub mod babelfish;
 pub mod mitosis;
+pub mod ptemagnet;

@@ -155,11 +155,18 @@ impl<M: TableMemory> Core<M> {
         whole_huge_pages(space, &range)?;
         self.unmap_areas(space, cx, range.clone())?;
         self.tell_area(space, cx, range.clone(), None)?;
+        self.area_gone(space, &range);
         for part in space.vmas.within(range.clone()) {
             self.count_mapping(&part, false);
         }
         space.vmas.remove(range);
         Ok(())
+    }
+
+    /// Tells who keeps frames for later that no fault will come in `range`.
+    pub(crate) fn area_gone<I: Space>(&mut self, space: &AddressSpace<I, M>, range: &Range<u64>) {
+        let pages = (range.end - range.start) >> 12;
+        self.source.removed(&mut self.pool, u32::from(space.id.0), range.start >> 12, pages);
     }
 
     /// Adds an area where nothing is.

@@ -12,7 +12,7 @@ use crate::space::{AddressSpace, Owner};
 use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use paging::frames::{CompactReport, CpuId, FrameState, NodeId, NodeSet};
-use paging::{Addr, Frame, FramePool, PageSize, PhysSpace, Reach, Space, TableAt, TableMemory};
+use paging::{Addr, Frame, FramePool, PageSize, PhysSpace, Reach, Space, TableAt, TableMemory, Unmapped};
 
 /// Who has a frame.
 #[derive(Clone, Copy, Debug)]
@@ -177,6 +177,8 @@ impl<M: TableMemory> Kernel<M> {
         order: u8,
     ) -> Result<CompactReport, MmError> {
         let mut cx = self.cx(hw, cpu)?;
+        // What is only kept for later must not stand in the way.
+        self.core.source.reclaim(&mut self.core.pool, NodeSet::default().with(node), u64::MAX);
         let on_node = |pool: &FramePool<M::Space>, frame| pool.node_of(frame) == node;
         self.moving(&mut cx, &on_node, |pool, move_frame| pool.compact(node, order, move_frame))
     }
@@ -193,6 +195,8 @@ impl<M: TableMemory> Kernel<M> {
         frames: u64,
     ) -> Result<CompactReport, MmError> {
         let mut cx = self.cx(hw, cpu)?;
+        let nodes = NodeSet::default().with(self.core.pool.node_of(start));
+        self.core.source.reclaim(&mut self.core.pool, nodes, u64::MAX);
         let inside = |_: &FramePool<M::Space>, frame| (start..start.offset(frames)).contains(&frame);
         self.moving(&mut cx, &inside, |pool, move_frame| pool.evacuate(start, frames, move_frame))
     }
@@ -301,7 +305,16 @@ impl<M: TableMemory> Core<M> {
         let hidden = self.hide(space, cx, addr, size);
         hidden.map_err(MmError::Map)?;
         self.swap.forget_unit(from, size.order());
-        self.source.unmapped(&mut self.pool, u32::from(space.id.0), addr.page(), size.frames());
+        self.source.unmapped(
+            &mut self.pool,
+            &Unmapped {
+                space: u32::from(space.id.0),
+                page: addr.page(),
+                pages: size.frames(),
+                frame: from,
+                last: false,
+            },
+        );
         self.copy(cx, from, to, size);
         self.show(space, cx, addr, size, to).map_err(MmError::Map)?;
         space.stats.migrated_pages += size.frames();

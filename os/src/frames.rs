@@ -15,7 +15,7 @@ use core::ops::Range;
 use paging::frames::{AllocRequest, CpuId, FrameState, NodeId, NodeSet};
 use paging::{
     Addr, Content, Entry, Extent, Flags, Flush, Frame, FramePool, FrameRequest, Gone, MapError, NoFrame,
-    PageSize, PhysSpace, Reach, Released, Slot, Space, TableFrames, TableMemory, Visibility,
+    PageSize, PhysSpace, Reach, Released, Slot, Space, TableFrames, TableMemory, Unmapped, Visibility,
 };
 
 /// The kernel's frames, for page tables.
@@ -230,14 +230,19 @@ impl<M: TableMemory> Core<M> {
         let kept = self.huge.owns(head);
         let gone = self.pool.put(frame, Some(cpu)) || (kept && self.pool.refs(head) == 1);
         if gone && anonymous {
-            self.swap.forget_unit(head, order);
-            if let Some(g) = self.groups.get_mut(&group) {
-                g.charged = g.charged.saturating_sub(1 << order);
-            }
+            self.forget(group, head, order);
         }
         if gone && kept {
             let size = if order > 9 { PageSize::Size1G } else { PageSize::Size2M };
             self.huge.free.push((size, self.pool.node_of(head), head));
+        }
+    }
+
+    /// Anonymous memory that an address space of `group` had is nobody's now.
+    fn forget(&mut self, group: GroupId, head: Frame<M::Space>, order: u8) {
+        self.swap.forget_unit(head, order);
+        if let Some(g) = self.groups.get_mut(&group) {
+            g.charged = g.charged.saturating_sub(1 << order);
         }
     }
 
@@ -361,8 +366,15 @@ impl<M: TableMemory> Core<M> {
             self.swap.put(slot);
         } else if let Some(frame) = gone.frame() {
             let pages = gone.size.frames();
-            self.source.unmapped(&mut self.pool, u32::from(space.id.0), gone.addr.page(), pages);
-            self.put(space.group, frame, cpu);
+            // Asked first: what is mapped for the last time may be kept for the next fault.
+            let single = pages == 1 && self.pool.compound(frame).is_none() && !self.huge.owns(frame);
+            let last = single && self.is_exclusive(frame);
+            let (id, page) = (u32::from(space.id.0), gone.addr.page());
+            if self.source.unmapped(&mut self.pool, &Unmapped { space: id, page, pages, frame, last }) {
+                self.forget(space.group, frame, 0);
+            } else {
+                self.put(space.group, frame, cpu);
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
-use paging::frames::{AllocRequest, CpuId, FrameState, MAX_NODES, NodeId};
+use paging::frames::{AllocRequest, CpuId, FrameState, MAX_NODES, NodeId, NodeSet};
 use paging::{
     Frame, FramePool, FrameSource, PageTable, PhysSpace, Space, SparseFrames, TableEnv, TableFrames,
     TableMemory, TableOps, Work,
@@ -287,6 +287,7 @@ impl<M: TableMemory> Core<M> {
                 return Err(e.into());
             }
         };
+        self.source.limited(u32::from(id.0), limit);
         // The user half of a canonical address space; all of a VM's.
         let mmap_top = match owner {
             Owner::Process(_) | Owner::Shadow(_) => (1 << (11 + 9 * u32::from(levels))) - 4096,
@@ -440,6 +441,11 @@ impl<M: TableMemory> Kernel<M> {
     /// Limits the frames of anonymous memory that a group may have.
     pub fn set_limit(&mut self, group: GroupId, frames: Option<u64>) {
         self.core.groups.entry(group).or_default().limit = frames;
+        let processes = self.processes.iter().map(|p| (p.space.id, p.space.group));
+        let vms = self.vms.iter().map(|vm| (vm.space.id, vm.space.group));
+        for (id, _) in processes.chain(vms).filter(|space| space.1 == group) {
+            self.core.source.limited(u32::from(id.0), frames);
+        }
     }
     /// Counters of all address spaces, also of those that are gone.
     pub fn stats(&self) -> Stats {
@@ -501,7 +507,7 @@ impl<M: TableMemory> Kernel<M> {
         core.free_all_files();
         core.huge.drain(&mut core.pool);
         core.drain_table_cache();
-        core.source.reclaim(&mut core.pool, u64::MAX);
+        core.source.reclaim(&mut core.pool, NodeSet::ALL, u64::MAX);
         core.pool.free(core.zero, 0, None);
         core.mem.discard(core.kernel_root);
         core.pool.free(core.kernel_root, 0, None);

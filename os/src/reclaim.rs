@@ -13,7 +13,9 @@ use crate::process::GroupId;
 use crate::space::AddressSpace;
 use alloc::vec::Vec;
 use paging::frames::{CpuId, FrameState, NodeId, NodePolicy, NodeSet};
-use paging::{Addr, Entry, Flags, Flush, Frame, LeafAt, PageSize, PhysSpace, Space, TableMemory, Visibility};
+use paging::{
+    Addr, Entry, Flags, Flush, Frame, LeafAt, PageSize, PhysSpace, Space, TableMemory, Unmapped, Visibility,
+};
 
 /// Pages reclaimed at once (Linux `SWAP_CLUSTER_MAX`).
 const CLUSTER: u64 = 32;
@@ -123,7 +125,7 @@ impl<M: TableMemory> Kernel<M> {
         let before = self.free_in(scope);
         let target = before.saturating_add(want);
         if scope.group.is_none() {
-            self.core.source.reclaim(&mut self.core.pool, want);
+            self.core.source.reclaim(&mut self.core.pool, scope.nodes, want);
             if self.free_in(scope) < target {
                 self.core.drain_table_cache();
             }
@@ -302,7 +304,16 @@ impl<M: TableMemory> Core<M> {
                 cx.hw.swap_out(cx.cpu, out.frame, out.slot);
                 space.stats.swap_outs += 1;
             }
-            self.source.unmapped(&mut self.pool, u32::from(space.id.0), out.page, 1);
+            self.source.unmapped(
+                &mut self.pool,
+                &Unmapped {
+                    space: u32::from(space.id.0),
+                    page: out.page,
+                    pages: 1,
+                    frame: out.frame,
+                    last: false,
+                },
+            );
             self.put(space.group, out.frame, cx.cpu);
         }
         false

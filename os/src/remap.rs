@@ -10,7 +10,7 @@ use crate::vma::{Backing, Vma};
 use alloc::vec::Vec;
 use core::ops::Range;
 use paging::frames::CpuId;
-use paging::{Addr, Flush, PageSize, Space, TableMemory, Va, Visibility};
+use paging::{Addr, Flush, PageSize, Space, TableMemory, Unmapped, Va, Visibility};
 
 impl<M: TableMemory> Core<M> {
     /// Moves area `area` with its pages to `to`, where nothing is mapped.
@@ -48,6 +48,7 @@ impl<M: TableMemory> Core<M> {
         let new = Vma { start: to, end: to + area.len(), ..*area };
         self.tell_area(space, cx, new.range(), Some(&new))?;
         self.carry(space, cx, range.clone(), &moved)?;
+        self.area_gone(space, &range);
         // The pages are at their new place: now the areas must follow.
         space.vmas.remove(range.clone());
         space.vmas.insert(new);
@@ -67,8 +68,18 @@ impl<M: TableMemory> Core<M> {
         let mut released = self.shoot(space, cx, flush);
         for gone in core::mem::take(&mut released.gone) {
             let new = moved(gone.addr.raw());
-            let pages = gone.size.frames();
-            self.source.unmapped(&mut self.pool, u32::from(space.id.0), gone.addr.page(), pages);
+            if let Some(frame) = gone.frame() {
+                self.source.unmapped(
+                    &mut self.pool,
+                    &Unmapped {
+                        space: u32::from(space.id.0),
+                        page: gone.addr.page(),
+                        pages: gone.size.frames(),
+                        frame,
+                        last: false,
+                    },
+                );
+            }
             let level = gone.size.level();
             let slot = self.ensure(space, cx, new, level, Visibility::Private)?;
             self.env(cx.cpu, |env| space.table.ops().write(env, slot, level, gone.entry));

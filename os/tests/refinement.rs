@@ -5,12 +5,16 @@ mod common;
 
 use common::{GARBAGE, System, config, file_content};
 use mechanisms::mitosis::{Lazy, Replicated};
+use mechanisms::ptemagnet::{PteMagnet, Settings};
 use os::{
     Advice, FileId, KernelConfig, MapRequest, MmError, NumaBalancing, Policy, ProcessId, ProcessSpec, Prot,
     SingleTables, SpaceInfo, Tables, ThpMode,
 };
-use paging::frames::{CpuId, NodeId, NodeSet};
-use paging::{Arena, FromBuddy, GuestPhys, HostPhys, PageSize, Space, TableMemory, TableOps, Va, Virt};
+use paging::frames::{CpuId, FrameState, NodeId, NodeSet};
+use paging::{
+    Arena, Frame, FrameSource, FromBuddy, GuestPhys, HostPhys, PageSize, Space, TableMemory, TableOps, Va,
+    Virt,
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
@@ -197,7 +201,16 @@ fn va(page: u64) -> Va {
 
 impl Test {
     fn new(frames: u64, config: KernelConfig, tables: Box<dyn Tables<Arena<HostPhys>>>) -> Self {
-        let mut system = System::of(frames, config, Box::new(FromBuddy), tables);
+        Self::of(frames, config, Box::new(FromBuddy), tables)
+    }
+
+    fn of(
+        frames: u64,
+        config: KernelConfig,
+        source: Box<dyn FrameSource<HostPhys>>,
+        tables: Box<dyn Tables<Arena<HostPhys>>>,
+    ) -> Self {
+        let mut system = System::of(frames, config, source, tables);
         let file = system.kernel.create_file(FILE_PAGES).expect("a file");
         let mut test = Test { system, model: Model::default(), file, next: 1 };
         (0..2).for_each(|_| test.begin());
@@ -460,6 +473,27 @@ impl Test {
         }
     }
 
+    /// Frames that are kept for later are so marked, no leaf maps one, and every frame
+    /// of anonymous memory has as many references as leaves.
+    fn audit(&mut self) {
+        let kernel = &self.system.kernel;
+        let totals = kernel.pool().audit().expect("a sound pool");
+        assert_eq!(totals.of(FrameState::Reserved), kernel.source().reserved());
+        let mut leaves: BTreeMap<Frame<HostPhys>, u32> = BTreeMap::new();
+        for process in kernel.processes() {
+            common::leaves(kernel, process.id(), |_, entry, size| {
+                let frame = entry.leaf_frame(size);
+                if kernel.pool().state(frame) == FrameState::Anon && kernel.pool().compound(frame).is_none() {
+                    *leaves.entry(frame).or_default() += 1;
+                }
+                assert_ne!(kernel.pool().state(frame), FrameState::Reserved, "{frame:?} is kept for later");
+            });
+        }
+        for (frame, count) in leaves {
+            assert_eq!(kernel.pool().refs(frame), count, "{frame:?}");
+        }
+    }
+
     fn finish(mut self) {
         let pids: Vec<_> = self.model.processes.keys().copied().collect();
         for (at, pid) in pids.into_iter().enumerate() {
@@ -511,6 +545,29 @@ proptest! {
     ) {
         let mut test = Test::new(700, config, Box::new(SingleTables::default()));
         actions.iter().for_each(|action| test.run(action));
+        test.finish();
+    }
+
+    /// With frames from reservations, in every size, with room for them or hardly any.
+    #[test]
+    fn it_does_so_on_reservations(
+        config in some_config(),
+        pages in (1..7u32).prop_map(|order| 1 << order),
+        threshold in prop_oneof![Just(None), (0..200u64).prop_map(Some)],
+        frames in prop_oneof![Just(16384u64), Just(700)],
+        actions in proptest::collection::vec(action(), 1..80),
+    ) {
+        let mut settings = Settings::of(pages).expect("a power of two");
+        settings.threshold = threshold;
+        let source = Box::new(PteMagnet::new(settings));
+        let mut test = Test::of(frames, config, source, Box::new(SingleTables::default()));
+        for action in &actions {
+            test.run(action);
+            test.audit();
+            let kept = test.system.kernel.source().reserved();
+            let most = threshold.unwrap_or(2 * frames / 64);
+            prop_assert!(kept <= most, "{} of {}", kept, most);
+        }
         test.finish();
     }
 

@@ -36,7 +36,7 @@ pub use flush::{Extent, Flush, FlushRange, Gone, Reach, Released};
 pub use frames::{FramePool, NoFrame, NodeId};
 pub use memory::{Arena, Descriptor, ENTRIES, Slot, TableMemory};
 pub use ops::{Content, NewTable, OneCopy, TableAt, TableEnv, TableFrames, TableOps, Visibility, Work};
-pub use source::{FrameRequest, FrameSource, FromBuddy};
+pub use source::{FrameRequest, FrameSource, FromBuddy, Unmapped};
 pub use sparse::SparseFrames;
 pub use table::{Forked, Found, LeafAt, MapError, PageTable};
 pub use tag::{AsidVmid, TlbTag, tlb_key};

@@ -2,7 +2,7 @@
 
 use crate::addr::{Frame, PhysSpace};
 use crate::frames::{
-    AllocRequest, CpuId, FramePool, FrameState, Mobility, NoFrame, NodeId, NodePolicy, Unit,
+    AllocRequest, CpuId, FramePool, FrameState, Mobility, NoFrame, NodeId, NodePolicy, NodeSet, Unit,
 };
 use core::fmt::Debug;
 
@@ -45,6 +45,22 @@ impl FrameRequest {
     }
 }
 
+/// A leaf that no longer maps what it did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unmapped<S: PhysSpace> {
+    /// The address space that mapped it.
+    pub space: u32,
+    /// The page: input address / 4096. For a huge page, its first.
+    pub page: u64,
+    /// 4 KiB pages.
+    pub pages: u64,
+    /// The first frame that was mapped.
+    pub frame: Frame<S>,
+    /// The leaf's reference to the frame is about to be put, it is the last one,
+    /// and the frame is a single anonymous one: the source may have it instead of the pool.
+    pub last: bool,
+}
+
 /// The seam. One per kernel; it knows all address spaces by number.
 pub trait FrameSource<S: PhysSpace>: Debug + Send {
     /// The frame (the first of 2^order) for a fault, with one reference, in
@@ -60,10 +76,21 @@ pub trait FrameSource<S: PhysSpace>: Debug + Send {
         None
     }
 
-    /// `pages` pages from `page` on of `space` no longer map what this source
-    /// gave (unmapped, discarded, or copied on a write). Called before the
-    /// frames' references are put.
-    fn unmapped(&mut self, _pool: &mut FramePool<S>, _space: u32, _page: u64, _pages: u64) {}
+    /// The group of `space` may have `frames` frames of anonymous memory (`None`: no
+    /// limit). Told when the space begins, and when the limit changes.
+    fn limited(&mut self, _space: u32, _frames: Option<u64>) {}
+
+    /// A leaf went, by an unmap, a discard, a copy on a write, swap or migration.
+    /// Returns whether the source took the last reference over (only if
+    /// [`Unmapped::last`]); the pool does not get the frame then. The content is
+    /// no longer anybody's.
+    fn unmapped(&mut self, _pool: &mut FramePool<S>, _gone: &Unmapped<S>) -> bool {
+        false
+    }
+
+    /// `pages` pages from `page` on of `space` are in no area any more: they will
+    /// not fault until something else is mapped there.
+    fn removed(&mut self, _pool: &mut FramePool<S>, _space: u32, _page: u64, _pages: u64) {}
 
     /// `child` was forked from `parent`.
     fn forked(&mut self, _pool: &mut FramePool<S>, _parent: u32, _child: u32) {}
@@ -71,9 +98,9 @@ pub trait FrameSource<S: PhysSpace>: Debug + Send {
     /// `space` is gone; what was kept for it goes back.
     fn exited(&mut self, _pool: &mut FramePool<S>, _space: u32) {}
 
-    /// Memory is short: gives back up to `want` frames that it keeps but that
-    /// nobody uses; returns how many came back.
-    fn reclaim(&mut self, _pool: &mut FramePool<S>, _want: u64) -> u64 {
+    /// Memory of `nodes` is short: gives back `want` frames of them that it keeps
+    /// but that nobody uses, or all if it has fewer. Returns how many came back.
+    fn reclaim(&mut self, _pool: &mut FramePool<S>, _nodes: NodeSet, _want: u64) -> u64 {
         0
     }
 

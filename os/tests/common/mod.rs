@@ -8,7 +8,7 @@ use os::{
 };
 use paging::frames::{CpuId, FrameState, Layout, NodeId, PoolConfig};
 use paging::{
-    Arena, CachedTable, Cell, Check, Dim, Fault, Frame, FramePool, FrameSource, FromBuddy, Gpa, Hfn,
+    Arena, CachedTable, Cell, Check, Dim, Entry, Fault, Frame, FramePool, FrameSource, FromBuddy, Gpa, Hfn,
     HostLeaf, HostPhys, Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -183,6 +183,22 @@ pub fn layout(frames: u64) -> Layout {
 /// Four CPUs on two nodes.
 pub fn config() -> KernelConfig {
     KernelConfig::new(vec![NodeId(0), NodeId(0), NodeId(1), NodeId(1)])
+}
+
+/// Every leaf of a process that maps a frame.
+pub fn leaves(kernel: &HostKernel, pid: ProcessId, mut visit: impl FnMut(u64, Entry, PageSize)) {
+    let table = kernel.process(pid).expect("alive").space().table();
+    let mut todo = vec![(table.root(), table.levels(), 0u64)];
+    while let Some((at, level, base)) = todo.pop() {
+        for (index, entry) in paging::ops::entries(kernel.mem(), at) {
+            let va = base | (index as u64) << (3 + 9 * u32::from(level));
+            if entry.is_table(level) {
+                todo.push((entry.frame(), level - 1, va));
+            } else if entry.is_leaf(level) || entry.is_prot_none() {
+                visit(va, entry, PageSize::from_level(level).expect("a level of leaves"));
+            }
+        }
+    }
 }
 
 pub struct System {
