@@ -6,6 +6,7 @@
 //! or written out as TOML. Nothing else names combinations.
 
 use crate::numa::{Interference, Replication};
+use mechanisms::ptemagnet::Settings;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -52,6 +53,26 @@ pub enum Placement {
     Fixed(u8),
 }
 
+/// Which frame answers a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Frames {
+    /// The buddy allocator's next, through the CPU's list.
+    #[default]
+    Buddy,
+    /// From reservations of `pages` pages (PTEMagnet).
+    #[serde(rename = "ptemagnet")]
+    PteMagnet {
+        /// Pages of a reservation: 2, 4, 8, 16, 32 or 64.
+        pages: u32,
+    },
+}
+
+/// Frames that a CPU's list takes from the zone at once in Linux, for zones above 1 GiB.
+const PCP_BATCH: u16 = 63;
+/// The most that makes sense: a list of six batches is then 32 MiB.
+const PCP_MOST: u16 = 1365;
+
 /// The choices of one kernel: the host's, or the guest's.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -74,6 +95,10 @@ pub struct Side {
     pub tables_follow: bool,
     /// Pages that are set aside for tables on each node (Mitosis's page-table page cache).
     pub table_cache: u32,
+    /// Which frame answers a fault.
+    pub frames: Frames,
+    /// Frames that a CPU's list takes from the zone at once.
+    pub pcp_batch: u16,
 }
 
 impl Default for Side {
@@ -88,6 +113,8 @@ impl Default for Side {
             replication: Replication::Off,
             tables_follow: false,
             table_cache: 0,
+            frames: Frames::Buddy,
+            pcp_batch: PCP_BATCH,
         }
     }
 }
@@ -142,7 +169,7 @@ pub struct SystemError {
 }
 
 /// Systems with names of their own, and what each is, in the order of reports.
-pub const PRESETS: [(&str, &str); 14] = [
+pub const PRESETS: [(&str, &str); 15] = [
     ("native", "one dimension, 4 KiB pages"),
     ("native-thp", "one dimension, transparent huge pages"),
     ("native-2m", "one dimension, reserved 2 MiB pages"),
@@ -151,6 +178,7 @@ pub const PRESETS: [(&str, &str); 14] = [
     ("nested-thp-4k", "a VM: huge pages in the guest, 4 KiB in the host"),
     ("nested-4k-thp", "a VM: 4 KiB pages in the guest, huge in the host"),
     ("nested-thp-thp", "a VM: huge pages in guest and host"),
+    ("nested+ptemagnet", "a VM whose guest keeps the host's entries together (PTEMagnet)"),
     ("shadow", "a VM under shadow paging, 4 KiB pages"),
     ("shadow-thp-thp", "a VM under shadow paging, huge pages in guest and host"),
     ("native+mitosis", "Mitosis: a copy of the page table on every node"),
@@ -160,7 +188,7 @@ pub const PRESETS: [(&str, &str); 14] = [
 ];
 
 /// Features that `+` adds, with their values.
-const FEATURES: [(&str, &str); 18] = [
+const FEATURES: [(&str, &str); 20] = [
     ("5level", "five levels, in every dimension"),
     ("frag=F", "share of memory no huge page can be made of, 0 to 1, of the kernel the processes run on"),
     ("host-frag=F", "the same of the host under a VM"),
@@ -183,6 +211,8 @@ const FEATURES: [(&str, &str); 18] = [
     ("vnuma", "the guest sees the machine's nodes; without it, one"),
     ("spread", "threads are dealt out over all sockets, even if one would hold them"),
     ("interference=N[:GB/s]", "others take bandwidth of node N: all that they can get, or so much"),
+    ("ptemagnet=N", "frames from reservations of N pages, 2 to 64 (8 if N is left out)"),
+    ("pcp=N", "a CPU's list takes N frames at once from the zone (63 as in Linux)"),
 ];
 
 impl System {
@@ -292,6 +322,16 @@ impl System {
                     )
                 })?);
             }
+            "ptemagnet" => {
+                let pages = if value.is_empty() { Ok(8) } else { value.parse::<u32>() };
+                let wrong = || (format!("`{feature}`: `{value}` is no number of pages"), None);
+                self.kernel.frames = Frames::PteMagnet { pages: pages.map_err(|_| wrong())? };
+            }
+            "pcp" => {
+                let frames = value.parse::<u16>().ok().filter(|n| (1..=PCP_MOST).contains(n));
+                let wrong = || (format!("`{feature}`: `{value}` is no number from 1 to {PCP_MOST}"), None);
+                self.kernel.pcp_batch = frames.ok_or_else(wrong)?;
+            }
             _ => {
                 let known: Vec<&str> =
                     FEATURES.iter().map(|(n, _)| n.split(['=', '[']).next().unwrap_or_default()).collect();
@@ -325,6 +365,15 @@ impl System {
                 return Err(format!(
                     "{name} is fragmented to {}; that is a share from 0 to 1",
                     side.fragmentation
+                ));
+            }
+            if let Frames::PteMagnet { pages } = side.frames {
+                Settings::of(pages).map_err(|bad| bad.to_string())?;
+            }
+            if !(1..=PCP_MOST).contains(&side.pcp_batch) {
+                return Err(format!(
+                    "{name} takes {} frames at once; that is from 1 to {PCP_MOST}",
+                    side.pcp_batch
                 ));
             }
         }
@@ -477,6 +526,14 @@ impl fmt::Display for System {
         if let Some(interference) = self.interference {
             write!(f, "+interference={interference}")?;
         }
+        match self.kernel.frames {
+            Frames::Buddy => {}
+            Frames::PteMagnet { pages: 8 } => f.write_str("+ptemagnet")?,
+            Frames::PteMagnet { pages } => write!(f, "+ptemagnet={pages}")?,
+        }
+        if self.kernel.pcp_batch != PCP_BATCH {
+            write!(f, "+pcp={}", self.kernel.pcp_batch)?;
+        }
         Ok(())
     }
 }
@@ -497,6 +554,8 @@ mod tests {
             "nested+vnuma+mitosis=lazy+host-numa-balancing+host-mitosis=0,2+spread",
             "native+mitosis=auto+table-cache=64+interference=1:20",
             "nested+host-pt-node=1+host-vmitosis+interference=1",
+            "nested+ptemagnet",
+            "nested+ptemagnet=16+pcp=31",
         ] {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
@@ -510,6 +569,9 @@ mod tests {
         assert!(why("native-64k").contains("no page size"));
         assert!(why("native+frg=0.1").contains("did you mean `frag`"));
         assert!(why("native+frag=2").contains("no share"));
+        assert!(why("nested+ptemagnet=12").contains("2, 4, 8, 16, 32 or 64"));
+        assert!(why("nested+ptemagnet=x").contains("no number of pages"));
+        assert!(why("nested+pcp=0").contains("from 1 to"));
         assert!(why("native+host-frag=0.5").contains("no host under it"));
         assert!(why("native+vnuma").contains("no guest"));
         assert!(why("nested+mitosis").contains("`mitosis=no-p`"));

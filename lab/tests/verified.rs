@@ -25,8 +25,16 @@ fn run(experiment: &Experiment, source: &mut dyn Source) -> Result<Vec<lab::Outc
     experiment::run(experiment, source, &mut |_| ControlFlow::Continue(()))
 }
 
-const SYSTEMS: [&str; 6] =
-    ["native", "native-thp", "nested", "nested-thp-4k", "nested-4k-thp", "nested-thp-thp"];
+const SYSTEMS: [&str; 8] = [
+    "native",
+    "native-thp",
+    "nested",
+    "nested-thp-4k",
+    "nested-4k-thp",
+    "nested-thp-thp",
+    "native+ptemagnet",
+    "nested-thp-4k+ptemagnet=16",
+];
 
 #[test]
 fn every_workload_passes_the_oracle_under_every_system() {

@@ -3,7 +3,10 @@
 
 use super::tables::{NodePages, single, tables};
 use super::*;
+use crate::system::Frames;
+use mechanisms::ptemagnet::{PteMagnet, Settings};
 use paging::FrameSource;
+use paging::frames::PcpConfig;
 
 pub(super) fn thp(side: &Side) -> ThpMode {
     match side.pages {
@@ -32,12 +35,17 @@ pub(super) fn policy(side: &Side, nodes: usize) -> Policy {
 
 fn pool<S: PhysSpace>(layout: &Layout, side: &Side, seed: u64) -> Result<FramePool<S>, LayoutError> {
     let fragmentation = (side.fragmentation > 0.0).then(|| Fragmentation::new(side.fragmentation, seed));
-    FramePool::new(layout, PoolConfig { fragmentation, ..PoolConfig::default() })
+    let pcp = PcpConfig { batch: side.pcp_batch, high: 6 * side.pcp_batch };
+    FramePool::new(layout, PoolConfig { pcp, fragmentation, ..PoolConfig::default() })
 }
 
 /// The axis of frames: which frame answers a fault.
-fn frames<S: PhysSpace>(_side: &Side) -> Box<dyn FrameSource<S>> {
-    Box::new(FromBuddy)
+fn frames<S: PhysSpace>(side: &Side) -> Box<dyn FrameSource<S>> {
+    match side.frames {
+        Frames::Buddy => Box::new(FromBuddy),
+        // A size that cannot be was refused with the system.
+        Frames::PteMagnet { pages } => Box::new(PteMagnet::new(Settings::of(pages).unwrap_or_default())),
+    }
 }
 
 /// The same, with a real layout's frames for the process that has one.
