@@ -170,6 +170,7 @@ impl Run {
             software: software(&stats, host.as_ref(), &self.start, world),
             tables: world.table_bytes(),
             layout: world.placed(),
+            host_lines: world.host_lines().map(Into::into),
             verified: world.verified(),
         }
     }
@@ -184,6 +185,8 @@ fn translation(world: &World, counters: &Counters, cycles: u64) -> TranslationCo
     TranslationCost {
         walk_active,
         walk_pending,
+        guest_references: counters.dimension_ticks[0] / TICKS,
+        host_references: counters.dimension_ticks[1] / TICKS,
         stlb_hits: counters.stlb_hit_cycles,
         share: ratio(walk_active, cycles),
         mean_walk: ratio(walk_pending, counters.walks + counters.faulting_walks),
@@ -202,6 +205,8 @@ fn software(stats: &Stats, host: Option<&Stats>, start: &Start, world: &World) -
         cow_copies: stats.cow_copies - start.stats.cow_copies,
         cycles: world.software_cycles() - start.software,
         frames: world.frames_used(),
+        allocations: world.allocations(),
+        reserved: world.reserved(),
     }
 }
 

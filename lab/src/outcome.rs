@@ -1,6 +1,7 @@
 //! What an experiment found, as data: the same for people and for programs.
 
 use machine::metrics::{Counters, Served};
+use paging::lines::HostLines;
 use serde::Serialize;
 
 /// Version of the shape of [`Outcome`] in JSON. Raised when a field changes
@@ -45,6 +46,8 @@ pub struct Outcome {
     /// Where the frames of a process with a real layout are; `None` without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub layout: Option<LayoutCounts>,
+    /// In a VM: how the processes' tables lie in the VM's, at the end.
+    pub host_lines: Option<LineCounts>,
     /// Accesses checked by the oracle; `None` without `--verify`.
     pub verified: Option<u64>,
 }
@@ -65,12 +68,46 @@ pub struct TranslationCost {
     pub walk_active: u64,
     /// Cycles of all walks added up (`walk_pending`); may exceed all cycles.
     pub walk_pending: u64,
+    /// Cycles of the walker's references to the processes' tables.
+    pub guest_references: u64,
+    /// Cycles of its references to the VM's table.
+    pub host_references: u64,
     /// Cycles that second-level TLB hits added, hidden or not.
     pub stlb_hits: u64,
     /// `walk_active` as a share of all cycles, 0 to 1.
     pub share: f64,
     /// Mean cycles of a walk that ended in a leaf.
     pub mean_walk: f64,
+}
+
+/// Cache lines of host entries behind the cache lines of guest entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct LineCounts {
+    /// Mean over groups of 8 neighbouring pages of which at least 2 are mapped: 1 to 8.
+    pub mean: f64,
+    /// The same over groups that are mapped as a whole.
+    pub mean_whole: f64,
+    /// Whole groups by their host lines: 1 to 8.
+    pub whole: [u64; 8],
+    /// Groups of 2 to 7 mapped pages by their host lines.
+    pub partial: [u64; 8],
+    /// Groups of a single page.
+    pub single: u64,
+    /// Huge pages, which have no entry in a line of small ones.
+    pub huge: u64,
+}
+
+impl From<HostLines> for LineCounts {
+    fn from(lines: HostLines) -> Self {
+        LineCounts {
+            mean: lines.mean(),
+            mean_whole: lines.mean_whole(),
+            whole: lines.whole,
+            partial: lines.partial,
+            single: lines.single,
+            huge: lines.huge,
+        }
+    }
 }
 
 /// TLB misses.
@@ -181,6 +218,10 @@ pub struct SoftwareCounts {
     pub cycles: u64,
     /// Frames in use at the end, of 4 KiB, by the host.
     pub frames: u64,
+    /// Blocks that the buddy allocator of the processes' kernel handed out since the start.
+    pub allocations: u64,
+    /// Frames that this kernel keeps for later faults at the end, and nobody uses.
+    pub reserved: u64,
 }
 
 /// Bytes of page tables.

@@ -154,6 +154,8 @@ pub struct Counters {
     pub data: [u64; 7],
     /// Latency of walks that ended in a leaf, in cycles.
     pub walk_cycles: Log2Histogram,
+    /// Ticks of the walker's references to the process's table (or natively, to the only one), and to the VM's.
+    pub dimension_ticks: [u64; 2],
     /// Cycles of second-level TLB hits, not hidden by anything.
     pub stlb_hit_cycles: u64,
 }
@@ -177,6 +179,7 @@ impl Counters {
         self.checks.iter_mut().zip(&o.checks).for_each(|(m, t)| *m += t);
         self.data.iter_mut().zip(&o.data).for_each(|(m, t)| *m += t);
         self.walk_cycles.add(&o.walk_cycles);
+        self.dimension_ticks.iter_mut().zip(&o.dimension_ticks).for_each(|(m, t)| *m += t);
         self.stlb_hit_cycles += o.stlb_hit_cycles;
     }
 }

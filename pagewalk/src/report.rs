@@ -51,6 +51,12 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
             row(name, &|o| number(get(&o.walks.total) as f64 / o.walks.completed.max(1) as f64));
         }
     }
+    if outcomes.iter().any(|o| o.host_lines.is_some()) {
+        // 1: the host's entries for 8 neighbouring pages are on one line; 8: each on its own.
+        row("host lines per guest line of entries", &|o| {
+            o.host_lines.map_or("-".to_string(), |lines| number(lines.mean))
+        });
+    }
     row("page faults, counted", &|o| thousands(o.software.page_faults));
     row("  since the start", &|o| thousands(o.software.page_faults_in_all));
     row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));
@@ -59,6 +65,10 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     if outcomes.iter().any(|o| o.layout.is_some()) {
         row("frames as in the layout", &|o| thousands(o.layout.unwrap_or_default().placed));
         row("  elsewhere", &|o| thousands(o.layout.unwrap_or_default().elsewhere));
+    }
+    row("calls of the frame allocator", &|o| thousands(o.software.allocations));
+    if outcomes.iter().any(|o| o.software.reserved > 0) {
+        row("frames kept for later faults", &|o| thousands(o.software.reserved));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

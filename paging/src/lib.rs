@@ -20,6 +20,7 @@ pub mod addr;
 pub mod entry;
 pub mod flush;
 pub mod frames;
+pub mod lines;
 pub mod memory;
 pub mod ops;
 pub mod prefetch;

@@ -1,8 +1,8 @@
 //! Frames as a real process had them.
 
 use super::{RealLayout, Shared, place};
-use paging::frames::{FrameState, NodeId, Unit};
-use paging::{Frame, FramePool, FrameRequest, FrameSource, NoFrame, PhysSpace};
+use paging::frames::{FrameState, NodeId, NodeSet, Unit};
+use paging::{Frame, FramePool, FrameRequest, FrameSource, NoFrame, PhysSpace, Unmapped};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -111,12 +111,16 @@ impl<S: PhysSpace> FrameSource<S> for LayoutFrames<S> {
         Some(frame)
     }
 
-    fn unmapped(&mut self, pool: &mut FramePool<S>, space: u32, page: u64, pages: u64) {
-        self.inner.unmapped(pool, space, page, pages);
-        if !self.is_ours(space) {
-            return;
+    fn limited(&mut self, space: u32, frames: Option<u64>) {
+        self.inner.limited(space, frames);
+    }
+
+    fn unmapped(&mut self, pool: &mut FramePool<S>, gone: &Unmapped<S>) -> bool {
+        let taken = self.inner.unmapped(pool, gone);
+        if taken || !self.is_ours(gone.space) {
+            return taken;
         }
-        let (mut at, end) = (page, page + pages);
+        let (mut at, end) = (gone.page, gone.page + gone.pages);
         while let Some((run, into)) = (at < end).then(|| self.layout.find(at)).flatten() {
             let count = (self.layout.runs[run].pages - into).min(end - at);
             if let Some(first) = self.frames[run] {
@@ -124,6 +128,11 @@ impl<S: PhysSpace> FrameSource<S> for LayoutFrames<S> {
             }
             at += count;
         }
+        false
+    }
+
+    fn removed(&mut self, pool: &mut FramePool<S>, space: u32, page: u64, pages: u64) {
+        self.inner.removed(pool, space, page, pages);
     }
 
     fn forked(&mut self, pool: &mut FramePool<S>, parent: u32, child: u32) {
@@ -134,8 +143,8 @@ impl<S: PhysSpace> FrameSource<S> for LayoutFrames<S> {
         self.inner.exited(pool, space);
     }
 
-    fn reclaim(&mut self, pool: &mut FramePool<S>, want: u64) -> u64 {
-        let mut back = self.inner.reclaim(pool, want);
+    fn reclaim(&mut self, pool: &mut FramePool<S>, nodes: NodeSet, want: u64) -> u64 {
+        let mut back = self.inner.reclaim(pool, nodes, want);
         self.returned.clear();
         for (run, first) in self.layout.runs.iter().zip(&self.frames) {
             let Some(first) = first else { continue };
@@ -143,7 +152,7 @@ impl<S: PhysSpace> FrameSource<S> for LayoutFrames<S> {
                 if back >= want {
                     return back;
                 }
-                if pool.state(frame) == FrameState::Reserved {
+                if nodes.contains(pool.node_of(frame)) && pool.state(frame) == FrameState::Reserved {
                     pool.free(frame, 0, None);
                     back += 1;
                 }

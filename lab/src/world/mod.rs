@@ -33,9 +33,10 @@ use os::{
     Prot, Slot, SpaceId, Stats, Tables, ThpMode, VmId, VmSpec,
 };
 use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
+use paging::lines::{HostLines, Table, host_lines};
 use paging::{
     Arena, AsidVmid, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
-    Nested, NodeId, PageSize, PhysSpace, Shadow, TableMemory, Translation, Va,
+    Nested, NodeId, PageSize, PageTable, PhysSpace, Shadow, TableMemory, Translation, Va, Virt,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -361,9 +362,61 @@ impl World {
         TableBytes { processes: processes * 4096, vms: (host - shadow) * 4096, shadow: shadow * 4096 }
     }
 
+    /// How the table of a process lies in the VM's; `None` without a VM.
+    ///
+    /// # Errors
+    /// If there is no such process.
+    pub fn host_lines_of(&self, process: u16) -> Result<Option<HostLines>, WorldError> {
+        let Some(guest) = &self.guest else { return Ok(None) };
+        let failed = |error| WorldError::Kernel { what: format!("process {process}"), error };
+        let table = guest.kernel.process(self.process(process)?.pid).map_err(failed)?.space().table();
+        let of_vm = self.host.vm(guest.vm).map_err(failed)?.space().table();
+        Ok(Some(lines(&guest.kernel, table, &self.host, of_vm)))
+    }
+
+    /// The same for all processes that are there.
+    pub fn host_lines(&self) -> Option<HostLines> {
+        let guest = self.guest.as_ref()?;
+        let of_vm = self.host.vm(guest.vm).ok()?.space().table();
+        let mut sum = HostLines::default();
+        for process in guest.kernel.processes() {
+            sum.add(&lines(&guest.kernel, process.space().table(), &self.host, of_vm));
+        }
+        Some(sum)
+    }
+
+    /// Blocks that the allocator of the processes' kernel handed out.
+    pub fn allocations(&self) -> u64 {
+        let stats = match &self.guest {
+            None => self.host.pool().stats(),
+            Some(guest) => guest.kernel.pool().stats(),
+        };
+        stats.allocs.iter().sum()
+    }
+
+    /// Frames that the processes' kernel keeps for later faults.
+    pub fn reserved(&self) -> u64 {
+        match &self.guest {
+            None => self.host.source().reserved(),
+            Some(guest) => guest.kernel.source().reserved(),
+        }
+    }
+
     /// Frames that the host has given out.
     pub fn frames_used(&self) -> u64 {
         let pool = self.host.pool();
         pool.nodes().iter().map(|n| pool.frames(n) - pool.free_frames(n)).sum()
     }
+}
+
+fn lines(
+    guest: &Kernel<Arena<GuestPhys>>,
+    table: &PageTable<Virt, Arena<GuestPhys>>,
+    host: &Kernel<Arena<HostPhys>>,
+    of_vm: &PageTable<GuestPhys, Arena<HostPhys>>,
+) -> HostLines {
+    host_lines(
+        Table { mem: guest.mem(), root: table.root(), levels: table.levels() },
+        Table { mem: host.mem(), root: of_vm.root(), levels: of_vm.levels() },
+    )
 }

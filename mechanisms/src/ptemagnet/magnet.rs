@@ -81,7 +81,7 @@ impl PteMagnet {
         (page >> self.settings.order(), (page & u64::from(self.settings.pages() - 1)) as u32)
     }
 
-    fn kept(&self) -> u64 {
+    fn keeps(&self) -> u64 {
         self.unused.iter().sum()
     }
 
@@ -90,7 +90,7 @@ impl PteMagnet {
         if let Some(space) = self.spaces.get_mut(&space) {
             space.unused += frames;
         }
-        self.stats.peak = self.stats.peak.max(self.kept());
+        self.stats.peak = self.stats.peak.max(self.keeps());
     }
 
     fn sub(&mut self, space: u32, node: NodeId, frames: u64) {
@@ -177,19 +177,19 @@ impl PteMagnet {
     /// Whether `frames` more may be kept unused, after giving back what others keep:
     /// the space that keeps most goes first, so whoever wastes pays.
     fn make_room<S: PhysSpace>(&mut self, pool: &mut FramePool<S>, frames: u64) -> bool {
-        if self.kept() + frames <= self.threshold {
+        if self.keeps() + frames <= self.threshold {
             return true;
         }
         self.threshold = match self.settings.threshold {
             Some(frames) => frames,
             None => pool.nodes().iter().map(|node| pool.frames(node)).sum::<u64>() / SHARE,
         };
-        if self.kept() + frames > self.threshold && frames <= self.threshold {
+        if self.keeps() + frames > self.threshold && frames <= self.threshold {
             // Some at a time, so that the walk over the table is not made for each.
-            let surplus = self.kept() + frames - self.threshold;
+            let surplus = self.keeps() + frames - self.threshold;
             self.give_back(pool, NodeSet::ALL, surplus.max(self.threshold / 16));
         }
-        self.kept() + frames <= self.threshold
+        self.keeps() + frames <= self.threshold
     }
 
     /// Returns up to `want` unused frames of `nodes` (more by what the last block has).
@@ -315,7 +315,7 @@ impl<S: PhysSpace> FrameSource<S> for PteMagnet {
             return false;
         }
         let (region, index) = self.region(gone.page);
-        let room = self.kept() < self.threshold;
+        let room = self.keeps() < self.threshold;
         let Some(space) = self.spaces.get_mut(&gone.space) else { return false };
         let Some(entry) = space.part.find(region) else { return false };
         let mut entry = entry.lock();
@@ -374,6 +374,6 @@ impl<S: PhysSpace> FrameSource<S> for PteMagnet {
     }
 
     fn reserved(&self) -> u64 {
-        self.kept()
+        self.keeps()
     }
 }

@@ -26,7 +26,7 @@ struct Leaf {
 /// a region needs it, so it has no fixed width of addresses.
 #[derive(Debug)]
 pub struct Part {
-    inner: Vec<Box<[u32; FANOUT as usize]>>,
+    inner: Vec<[u32; FANOUT as usize]>,
     leaves: Vec<Option<Leaf>>,
     /// Places of `leaves` that are empty.
     vacant: Vec<u32>,
@@ -194,7 +194,7 @@ impl Part {
     }
 
     fn add_inner(&mut self) -> u32 {
-        self.inner.push(Box::new([NONE; FANOUT as usize]));
+        self.inner.push([NONE; FANOUT as usize]);
         self.inner.len() as u32 - 1
     }
 }
