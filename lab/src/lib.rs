@@ -2,6 +2,7 @@
 
 pub mod experiment;
 pub mod hardware;
+pub mod huge;
 pub mod layout;
 pub mod names;
 pub mod numa;

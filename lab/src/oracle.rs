@@ -12,9 +12,10 @@
 //! Content is kept by 4 KiB page: a store to any byte changes the page's.
 
 use machine::core::Observer;
-use machine::input::{Access, Backing, Kind, ProcessSetup, Region};
+use machine::input::{Access, Backing, ProcessSetup, Region};
 use paging::{Hfn, Hpa, SparseFrames, Va};
-use std::collections::{BTreeMap, HashMap};
+use rustc_hash::FxHashMap as HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -126,9 +127,9 @@ impl Oracle {
     pub fn new(frames: u64, processes: &[ProcessSetup]) -> Oracle {
         let mut oracle = Oracle {
             processes: Vec::new(),
-            objects: HashMap::new(),
+            objects: HashMap::default(),
             frames: SparseFrames::new(frames),
-            swap: HashMap::new(),
+            swap: HashMap::default(),
             stores: 0,
             checked: 0,
             mismatch: None,
@@ -307,41 +308,49 @@ impl Oracle {
         let frame = at.frame();
         let page = access.va.page();
         let index = usize::from(self.current);
-        if access.kind != Kind::Write {
-            let expected = self.expected(&self.processes[index], page);
-            let found = self.content(frame);
-            if expected != Some(found) && self.mismatch.is_none() {
-                let (access_number, process) = (self.checked, self.current);
-                self.mismatch =
-                    Some(Mismatch { access: access_number, process, va: access.va, frame, expected, found });
-            }
+        let writes = access.kind.writes();
+        let stored = self.stores + 1;
+        let held = self.frames.get_or_default(frame.number());
+        let found = held.0;
+        if writes {
+            held.0 = stored;
+            self.stores = stored;
         }
-        if access.kind.writes() {
-            self.stores += 1;
-            let content = self.stores;
-            // A store to a frame that is not this process's: the owner's next read tells.
-            let found = self.content(frame);
-            let expected = self.expected(&self.processes[index], page);
-            if expected != Some(found) && self.mismatch.is_none() {
-                let (access_number, process) = (self.checked, self.current);
-                self.mismatch =
-                    Some(Mismatch { access: access_number, process, va: access.va, frame, expected, found });
-            }
-            self.put(frame, content);
-            let p = &mut self.processes[index];
-            let area = p.areas.range(..=page).next_back().filter(|(_, a)| page < a.end);
-            match area {
-                Some((start, Area { origin: Origin::Shared { object, first }, .. })) => {
-                    let page = first + page - start;
-                    let object = object.clone();
-                    self.objects.entry(object).or_default().insert(page, content);
+        // Most pages were written by the process that reads them.
+        let expected = match self.processes[index].own.get_mut(&page) {
+            Some(own) if writes => Some(std::mem::replace(own, stored)),
+            Some(own) => Some(*own),
+            None => {
+                let expected = self.expected(&self.processes[index], page);
+                if writes {
+                    self.store(index, page, stored);
                 }
-                _ => {
-                    p.own.insert(page, content);
-                }
+                expected
             }
+        };
+        // Stores too: one to a frame that is not this process's damages the owner's.
+        if expected != Some(found) && self.mismatch.is_none() {
+            let (access_number, process) = (self.checked, self.current);
+            self.mismatch =
+                Some(Mismatch { access: access_number, process, va: access.va, frame, expected, found });
         }
         self.checked += 1;
+    }
+
+    /// The first store of a process to a page of its own, or any to a shared one.
+    fn store(&mut self, index: usize, page: u64, content: u64) {
+        let process = &mut self.processes[index];
+        let area = process.areas.range(..=page).next_back().filter(|(_, a)| page < a.end);
+        match area {
+            Some((start, Area { origin: Origin::Shared { object, first }, .. })) => {
+                let page = first + page - start;
+                let object = object.clone();
+                self.objects.entry(object).or_default().insert(page, content);
+            }
+            _ => {
+                process.own.insert(page, content);
+            }
+        }
     }
 }
 
@@ -368,7 +377,7 @@ impl Observer for Oracle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use machine::input::Populate;
+    use machine::input::{Kind, Populate};
 
     fn one() -> Oracle {
         let region = Region::anonymous("heap", 0x1000, 0x4000, Populate::OnDemand);

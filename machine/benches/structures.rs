@@ -76,7 +76,7 @@ impl Bench {
                                 link: 0,
                                 tag: 0,
                             };
-                            tlb.fill(va, &1, &leaf, AsidVmid);
+                            tlb.fill(va, &1, &leaf, AsidVmid, true);
                         }
                     }
                 }

@@ -178,25 +178,17 @@ impl<T: TlbTag> Core<T> {
     fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
         let mut found: [Option<X::Located>; BLOCK] = [None; BLOCK];
         for chunk in accesses.chunks(BLOCK) {
-            let ask = |core: &Self, at: paging::Hpa| {
-                uncore.prefetch(core.socket, at.raw() >> 6);
-                core.l2.prefetch_set(at.raw() >> 6);
-            };
+            // The tags of the L2 fit the real machine's; those of the last level do not.
+            let ask = |core: &Self, at: paging::Hpa| uncore.prefetch(core.socket, at.raw() >> 6);
             for (place, access) in found.iter_mut().zip(chunk) {
-                let located = translation.locate(T::group_va(&self.context, access.va));
-                *place = located.map(|(located, at)| {
-                    ask(self, at);
-                    located
-                });
+                let va = T::group_va(&self.context, access.va);
+                *place = translation.locate(va, &mut |at| ask(self, at));
             }
             for _ in 1..X::STAGES {
                 for (place, access) in found.iter_mut().zip(chunk) {
                     let va = T::group_va(&self.context, access.va);
-                    let next = place.and_then(|located| translation.relocate(va, located));
-                    *place = next.map(|(located, at)| {
-                        ask(self, at);
-                        located
-                    });
+                    *place =
+                        place.and_then(|located| translation.relocate(va, located, &mut |at| ask(self, at)));
                 }
             }
             for (place, access) in found.iter().zip(chunk) {
@@ -317,7 +309,7 @@ impl<T: TlbTag> Core<T> {
             }
             // A store needs D set in the table, or will fault: the walker decides.
             self.counters.dirty_walks += u64::from(write && hit.rights.write());
-            return self.walk(uncore, translation, va, Intent { write, fetch: false }, ready);
+            return self.walk(uncore, translation, va, Intent { write, fetch: false }, ready, false);
         }
         self.translate_miss(uncore, translation, va, Intent { write, fetch: false }, ready)
     }
@@ -349,17 +341,18 @@ impl<T: TlbTag> Core<T> {
                 return Ok((hit, ready + extra));
             }
             self.counters.dirty_walks += u64::from(intent.write && hit.rights.write());
-            return self.walk(uncore, translation, va, intent, ready);
+            return self.walk(uncore, translation, va, intent, ready, false);
         }
         if intent.fetch {
             self.counters.stlb_fetch_misses += 1;
         } else {
             self.counters.stlb_misses += 1;
         }
-        self.walk(uncore, translation, va, intent, ready)
+        self.walk(uncore, translation, va, intent, ready, true)
     }
 
-    /// The walker walks and fills both TLBs.
+    /// The walker walks and fills both TLBs, which have just `missed` or hold
+    /// an entry that does not allow the access.
     #[inline(never)]
     fn walk<X: Translation>(
         &mut self,
@@ -368,6 +361,7 @@ impl<T: TlbTag> Core<T> {
         va: Va,
         intent: Intent,
         ready: Ticks,
+        missed: bool,
     ) -> Result<(Hit, Ticks), Fault> {
         let group = T::group_va(&self.context, va);
         let (walker, start) = self.timing.begin_walk(ready);
@@ -380,9 +374,9 @@ impl<T: TlbTag> Core<T> {
                 self.counters.walks += 1;
                 self.counters.walk_cycles.count((end - start) / TICKS);
                 let tag = T::of(&self.context, group, &leaf);
-                let hit = self.stlb.fill(group, &self.context, &leaf, tag);
+                let hit = self.stlb.fill(group, &self.context, &leaf, tag, missed);
                 let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
-                l1.fill(va, &self.context, &leaf, tag.first_level(&self.context));
+                l1.fill(va, &self.context, &leaf, tag.first_level(&self.context), missed);
                 Ok((hit, end))
             }
             Err(fault) => {

@@ -51,51 +51,93 @@ impl Served {
     }
 }
 
+/// Places of the grid: 0 to 5 in both dimensions.
+const CELLS: usize = 36;
+
+#[inline(always)]
+fn place(cell: Cell) -> usize {
+    (cell.guest as usize * 6 + cell.host as usize).min(CELLS - 1)
+}
+
 /// Walker references by place in the grid and by where they were served.
+///
+/// What a cache lets a walk skip is counted once, where the walk goes on, and
+/// spread over the places that were skipped when somebody asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Grid([[u64; 7]; 36]);
+pub struct Grid {
+    references: [[u64; 7]; CELLS],
+    /// By the levels of the table (4, 5) and the place that was skipped to.
+    skips: [[[u64; CELLS]; 2]; 2],
+}
 
 impl Default for Grid {
     fn default() -> Self {
-        Grid([[0; 7]; 36])
+        Grid { references: [[0; 7]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
     }
 }
 
 impl Grid {
-    /// Counts one.
+    /// Counts a reference.
     #[inline(always)]
     pub fn count(&mut self, cell: Cell, served: Served) {
-        let index = (cell.guest as usize * 6 + cell.host as usize).min(35);
-        self.0[index][served as usize] += 1;
+        self.references[place(cell)][served as usize] += 1;
+    }
+    /// A page-walk cache answered with the table of level `to`, in a table of
+    /// `levels`: in row `to.guest` if that is in the host dimension, otherwise
+    /// in the first column, down to `to.guest`.
+    #[inline(always)]
+    pub fn skip_tables(&mut self, to: Cell, levels: u8) {
+        self.skips[0][usize::from(levels == 5)][place(to)] += 1;
+    }
+    /// The nested TLB answered for row `row`, under a table of `levels`.
+    #[inline(always)]
+    pub fn skip_row(&mut self, row: u8, levels: u8) {
+        self.skips[1][usize::from(levels == 5)][place(Cell { guest: row, host: 0 })] += 1;
     }
     /// How often the reference at `cell` was served by `served`.
     pub fn get(&self, cell: Cell, served: Served) -> u64 {
-        self.0[(cell.guest as usize * 6 + cell.host as usize).min(35)][served as usize]
+        let level = if cell.host > 0 { cell.host } else { cell.guest };
+        // Tables of 4 levels have no place of level 5.
+        let deep_enough = |skips: &[[[u64; CELLS]; 2]; 2], cache: usize, at: Cell| {
+            let of = |levels: u8| {
+                if level <= levels { skips[cache][usize::from(levels == 5)][place(at)] } else { 0 }
+            };
+            of(4) + of(5)
+        };
+        match served {
+            Served::WalkCache => (1..level)
+                .map(|to| if cell.host > 0 { Cell { host: to, ..cell } } else { Cell { guest: to, ..cell } })
+                .map(|to| deep_enough(&self.skips, 0, to))
+                .sum(),
+            Served::NestedTlb if cell.host > 0 => deep_enough(&self.skips, 1, Cell { host: 0, ..cell }),
+            Served::NestedTlb => 0,
+            _ => self.references[place(cell)][served as usize],
+        }
     }
     /// All cells with a count, rows first.
     pub fn cells(&self) -> impl Iterator<Item = (Cell, [u64; 7])> + '_ {
-        self.0
-            .iter()
-            .enumerate()
+        (0..CELLS as u8)
+            .map(|index| Cell { guest: index / 6, host: index % 6 })
+            .map(|cell| (cell, Served::ALL.map(|served| self.get(cell, served))))
             .filter(|(_, by)| by.iter().any(|n| *n > 0))
-            .map(|(index, by)| (Cell { guest: (index / 6) as u8, host: (index % 6) as u8 }, *by))
     }
     /// References really made.
     pub fn references(&self) -> u64 {
-        self.0.iter().flat_map(|by| &by[Served::L1 as usize..]).sum()
+        self.references.iter().flatten().sum()
     }
     /// Counts by where they were served, over all cells.
     pub fn by_served(&self) -> [u64; 7] {
-        self.0.iter().fold([0; 7], |mut sum, by| {
+        self.cells().fold([0; 7], |mut sum, (_, by)| {
             sum.iter_mut().zip(by).for_each(|(s, n)| *s += n);
             sum
         })
     }
     /// Adds another grid.
     pub fn add(&mut self, other: &Grid) {
-        for (mine, theirs) in self.0.iter_mut().zip(&other.0) {
-            mine.iter_mut().zip(theirs).for_each(|(m, t)| *m += t);
-        }
+        let mine = self.references.as_flattened_mut().iter_mut();
+        mine.zip(other.references.as_flattened()).for_each(|(m, t)| *m += t);
+        let mine = self.skips.as_flattened_mut().as_flattened_mut().iter_mut();
+        mine.zip(other.skips.as_flattened().as_flattened()).for_each(|(m, t)| *m += t);
     }
 }
 

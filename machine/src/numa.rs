@@ -72,6 +72,18 @@ struct Server {
     wait: [u64; STEPS + 1],
     /// Taken by others, in steps.
     taken: u64,
+    /// What holds for bookings in the epoch of the last one.
+    current: Current,
+}
+
+/// An epoch in which a booking needs no look at the others.
+#[derive(Clone, Copy, Debug, Default)]
+struct Current {
+    number: u64,
+    /// The mean wait, by the utilisation of the epoch before.
+    mean: u64,
+    /// Time that may be booked before the last line of the epoch.
+    last: u64,
 }
 
 impl Server {
@@ -80,7 +92,13 @@ impl Server {
             (step, steps) if step < steps => (queue_service * step / (2 * (steps - step))).min(cap),
             _ => cap,
         });
-        Server { service: service.max(1), epochs: [Epoch::default(); EPOCHS], wait, taken: 0 }
+        Server {
+            service: service.max(1),
+            epochs: [Epoch::default(); EPOCHS],
+            wait,
+            taken: 0,
+            current: Current::default(),
+        }
     }
 
     #[inline(always)]
@@ -94,6 +112,17 @@ impl Server {
     fn book(&mut self, now: u64, epoch_shift: u32) -> u64 {
         // Epoch 0 marks slots that were never used, so time starts in 1.
         let first = (now >> epoch_shift) + 1;
+        let epoch = &mut self.epochs[first as usize & (EPOCHS - 1)];
+        if first == self.current.number && epoch.booked <= self.current.last {
+            epoch.booked += self.service;
+            return self.current.mean;
+        }
+        self.book_anew(now, first, epoch_shift)
+    }
+
+    /// The first booking after one in another epoch, or in an epoch that is full.
+    #[inline(never)]
+    fn book_anew(&mut self, now: u64, first: u64, epoch_shift: u32) -> u64 {
         let own = self.booked(first - 1) >> (epoch_shift - STEPS_LOG2);
         let step = (own + self.taken).min(STEPS as u64);
         let mean = self.wait[step as usize];
@@ -108,6 +137,9 @@ impl Server {
             }
             if epoch.number < number {
                 *epoch = Epoch { number, booked: 0 };
+            }
+            if number == first {
+                self.current = Current { number, mean, last: room.saturating_sub(self.service) };
             }
             if epoch.booked + self.service <= room || epoch.booked == 0 {
                 let turn = ((number - 1) << epoch_shift) + epoch.booked;
@@ -210,7 +242,9 @@ impl Memory {
     /// `u64::MAX` for all that they can get.
     pub fn set_interference(&mut self, node: NodeId, mb_s: u64) {
         let share = u128::from(mb_s) * STEPS as u128 / u128::from(self.node_mb_s.max(1));
-        self.controllers[node.index()].taken = share.min(STEPS as u128) as u64;
+        let controller = &mut self.controllers[node.index()];
+        controller.taken = share.min(STEPS as u128) as u64;
+        controller.current = Current::default();
     }
 
     /// Lines loaded by cores of `from` from memory of `to`.

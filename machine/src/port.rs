@@ -70,13 +70,11 @@ impl Port for WalkPort<'_> {
     fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable> {
         self.time += self.path.latencies.walk_cache;
         let found = self.caches.table(dim, addr, levels)?;
-        for level in found.level + 1..=levels {
-            let cell = match dim {
-                Dim::Guest => Cell { guest: level, host: 0 },
-                Dim::Host => Cell { guest: row, host: level },
-            };
-            self.counters.grid.count(cell, Served::WalkCache);
-        }
+        let to = match dim {
+            Dim::Guest => Cell { guest: found.level, host: 0 },
+            Dim::Host => Cell { guest: row, host: found.level },
+        };
+        self.counters.grid.skip_tables(to, levels);
         Some(found)
     }
 
@@ -88,9 +86,7 @@ impl Port for WalkPort<'_> {
     #[inline(always)]
     fn cached_host(&mut self, gpa: Gpa, write: bool, row: u8, levels: u8) -> Option<HostLeaf> {
         let leaf = self.caches.host(gpa).filter(|leaf| leaf.dirty || !write)?;
-        for host in 1..=levels {
-            self.counters.grid.count(Cell { guest: row, host }, Served::NestedTlb);
-        }
+        self.counters.grid.skip_row(row, levels);
         self.time += self.path.latencies.walk_cache;
         Some(leaf)
     }

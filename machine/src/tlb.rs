@@ -172,38 +172,45 @@ impl<T: TlbTag> Tlb<T> {
     }
 
     /// Caches the end of a walk for `va`, in place of the entry that would have
-    /// served it if there is one. Returns what a lookup would now find, whether
-    /// or not this level takes pages of that size.
+    /// served it if there is one; `missed`: a lookup has just said that there is
+    /// none. Returns what a lookup would now find, whether or not this level
+    /// takes pages of that size.
     #[inline(always)]
-    pub fn fill(&mut self, va: Va, context: &T::Context, leaf: &Leaf, tag: T) -> Hit {
+    pub fn fill(&mut self, va: Va, context: &T::Context, leaf: &Leaf, tag: T, missed: bool) -> Hit {
         match self.cached_as[leaf.size as usize - 1] {
             Some(size) => {
                 let hit = Hit::new(va, leaf, size);
-                self.put(va, context, hit, tag);
+                self.put(va, context, hit, tag, missed);
                 hit
             }
             None => Hit::new(va, leaf, leaf.size),
         }
     }
 
-    /// Caches an entry of the next level, for `va`.
+    /// Caches an entry of the next level, for `va`, which this level has just missed.
     #[inline(always)]
     pub fn fill_hit(&mut self, va: Va, context: &T::Context, hit: Hit, tag: T) {
         match self.cached_as[hit.size as usize - 1] {
-            Some(size) if size == hit.size => self.put(va, context, hit, tag),
+            Some(size) if size == hit.size => self.put(va, context, hit, tag, true),
             Some(size) => {
                 let first = (hit.page_base(va) >> 12).wrapping_sub(va.page() & (size.frames() - 1));
-                self.put(va, context, Hit { first: first as u32, size, ..hit }, tag);
+                self.put(va, context, Hit { first: first as u32, size, ..hit }, tag, true);
             }
             None => {}
         }
     }
 
     #[inline(always)]
-    fn put(&mut self, va: Va, context: &T::Context, hit: Hit, tag: T) {
+    fn put(&mut self, va: Va, context: &T::Context, hit: Hit, tag: T, missed: bool) {
         let array = &mut self.arrays[self.array_of[hit.size as usize - 1] as usize];
         let (set, key) = array.place(va, hit.size, T::key(context));
-        array.ways.put(set, key, Entry { hit, tag }, |old| !T::CONDITIONAL || old.tag.admits(context));
+        let (entry, same) = (Entry { hit, tag }, |old: &Entry<T>| !T::CONDITIONAL || old.tag.admits(context));
+        if missed {
+            debug_assert!(!array.ways.holds(set, key, same), "a second entry for {va:?}");
+            array.ways.insert(set, key, entry);
+        } else {
+            array.ways.put(set, key, entry, same);
+        }
         self.in_use |= bit(hit.size);
     }
 

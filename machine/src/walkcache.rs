@@ -121,7 +121,9 @@ impl Dimension {
         let array = &mut self.arrays[number as usize];
         let prefix = prefix(addr, table.level);
         let key = table_key(prefix, tag, table.level);
-        array.ways.put(array.index.set(prefix), key, Table { table, vm }, |_| true);
+        let set = array.index.set(prefix);
+        debug_assert!(!array.ways.contains(set, key), "a table that `get` would have found");
+        array.ways.insert(set, key, Table { table, vm });
         self.in_use |= 1 << table.level;
     }
 
@@ -205,7 +207,8 @@ impl WalkCaches {
         }
     }
 
-    /// Remembers a table on the way to `addr`, if a cache is there for its level.
+    /// Remembers a table on the way to `addr`, if a cache is there for its level:
+    /// one below what [`WalkCaches::table`] has just found there.
     #[inline(always)]
     pub fn insert_table(&mut self, dim: Dim, addr: u64, table: CachedTable) {
         match dim {

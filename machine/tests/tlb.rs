@@ -174,7 +174,7 @@ proptest! {
                         }
                         None => {
                             let tag = Owned::of(&who, va, &leaf);
-                            let hit = tlb.fill(va, &who, &leaf, tag);
+                            let hit = tlb.fill(va, &who, &leaf, tag, false);
                             prop_assert_eq!(hit.page_base(va) | va.raw() & 4095, expected);
                             prop_assert_eq!(hit.dirty, leaf.dirty);
                             model.fill(who, va, leaf);
@@ -214,9 +214,9 @@ fn a_fill_takes_the_place_of_the_entry_that_would_have_served() {
     let mut tlb = Tlb::<Owned>::new(&arrays, false);
     let (who, va) = (Who::default(), Va::new(0x20_1000));
     let clean = Leaf { dirty: false, tag: 0, ..walk(who, va) };
-    assert!(!tlb.fill(va, &who, &clean, Owned(None)).may_store());
+    assert!(!tlb.fill(va, &who, &clean, Owned(None), false).may_store());
     assert!(!tlb.lookup(va, &who).unwrap().may_store());
-    tlb.fill(va, &who, &Leaf { dirty: true, ..clean }, Owned(None));
+    tlb.fill(va, &who, &Leaf { dirty: true, ..clean }, Owned(None), false);
     assert!(tlb.lookup(va, &who).unwrap().may_store());
     assert_eq!(tlb.len(), 1);
 }
@@ -231,7 +231,7 @@ fn an_entry_of_the_second_level_serves_the_first_at_its_own_size_or_smaller() {
     let va = Va::new((1 << 30) + (5 << 21) + (77 << 12));
     let leaf = walk(who, va);
     assert_eq!(leaf.size, Size2M);
-    second.fill(va, &who, &leaf, Owned(None));
+    second.fill(va, &who, &leaf, Owned(None), false);
     let (hit, tag) = second.lookup_tagged(va.offset(4096), &who).unwrap();
     first.fill_hit(va, &who, hit, tag);
     exact.fill_hit(va, &who, hit, tag);

@@ -20,6 +20,9 @@ use std::process::ExitCode;
 /// The systems of the main job.
 const MAIN_JOB: [&str; 6] = ["native", "native-thp", "nested", "nested-thp-4k", "nested-thp-thp", "shadow"];
 
+#[global_allocator]
+static ALLOC: lab::huge::HugePages = lab::huge::HugePages;
+
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(status) => ExitCode::from(status),

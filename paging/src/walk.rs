@@ -212,7 +212,8 @@ pub trait Port {
     /// levels; in the host dimension, for row `row` of the grid.
     fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable>;
 
-    /// Offers a table (never the root) to the page-walk cache.
+    /// Offers a table (never the root) to the page-walk cache: one on a level
+    /// below what [`Port::cached_table`] answered for `addr` in this walk.
     fn cache_table(&mut self, dim: Dim, addr: u64, table: CachedTable);
 
     /// The nested TLB's answer for `gpa`, wanted for row `row` of the grid by a
@@ -243,11 +244,12 @@ pub trait Translation {
     const STAGES: u8;
 
     /// Goes down to the first leaf entry for `va` and brings it near the real
-    /// CPU; with the address that the walker will load from.
-    fn locate(&self, va: Va) -> Option<(Self::Located, Hpa)>;
+    /// CPU. `near` is told where the walker will load from on its way, as far as
+    /// its walk caches are not likely to know it.
+    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
 
     /// Goes on from a leaf entry that has arrived to the next one.
-    fn relocate(&self, va: Va, located: Self::Located) -> Option<(Self::Located, Hpa)>;
+    fn relocate(&self, va: Va, located: Self::Located, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
 
     /// Reads the last leaf entry: where `va` lies.
     fn arrive(&self, va: Va, located: Self::Located) -> Option<Hpa>;
@@ -377,18 +379,23 @@ fn descend<M: TableMemory>(
 }
 
 /// Goes down a table silently to the level-1 entry (or to the huge leaf on the
-/// way) and prefetches it, without reading a level-1 entry.
+/// way) and prefetches it, without reading a level-1 entry. `near` is told the
+/// places of the entries of level 2 and 1.
 #[inline(always)]
-fn locate<M: TableMemory>(
-    mem: &M,
+fn locate<'a, M: TableMemory>(
+    mem: &'a M,
     root: crate::Frame<M::Space>,
     levels: u8,
     addr: u64,
-) -> Option<(LeafCell<'_>, Slot<M::Space>)> {
+    near: &mut impl FnMut(Slot<M::Space>),
+) -> Option<(LeafCell<'a>, Slot<M::Space>)> {
     let (mut table, mut level) = (root, levels);
     loop {
         let slot = Slot::new(table, Addr::<M::Space>::new(addr).index(level));
         let cell = mem.cell(slot)?;
+        if level <= 2 {
+            near(slot);
+        }
         if level == 1 {
             crate::prefetch::prefetch(cell);
             return Some((LeafCell { cell, level }, slot));
@@ -452,13 +459,13 @@ impl<'a, M: TableMemory<Space = HostPhys>> Translation for Native<'a, M> {
     }
 
     #[inline(always)]
-    fn locate(&self, va: Va) -> Option<(LeafCell<'a>, Hpa)> {
-        let (leaf, slot) = locate(self.mem, self.root, self.levels, va.raw())?;
-        Some((leaf, slot.addr()))
+    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
+        let (leaf, _) = locate(self.mem, self.root, self.levels, va.raw(), &mut |slot| near(slot.addr()))?;
+        Some(leaf)
     }
 
     #[inline(always)]
-    fn relocate(&self, _va: Va, _located: LeafCell<'a>) -> Option<(LeafCell<'a>, Hpa)> {
+    fn relocate(&self, _va: Va, _located: LeafCell<'a>, _near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
         None
     }
 
@@ -666,17 +673,31 @@ where
     }
 
     #[inline(always)]
-    fn locate(&self, va: Va) -> Option<(NestedLeaf<'a>, Hpa)> {
-        let (leaf, slot) = locate(self.guest, self.root, self.levels, va.raw())?;
-        let at = self.host.peek(slot.addr())?;
-        Some((NestedLeaf { leaf, gpa: slot.addr() }, at))
+    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<NestedLeaf<'a>> {
+        // The guest's entries, and the host's that lead to them.
+        let (leaf, slot) = locate(self.guest, self.root, self.levels, va.raw(), &mut |slot| {
+            if let Some((host, entry, size)) =
+                descend(self.host.mem, self.host.root, self.host.levels, slot.addr().raw())
+            {
+                near(host.addr());
+                near(entry.leaf_frame::<HostPhys>(size).base().offset(slot.addr().page_offset(size)));
+            }
+        })?;
+        Some(NestedLeaf { leaf, gpa: slot.addr() })
     }
 
     #[inline(always)]
-    fn relocate(&self, va: Va, located: NestedLeaf<'a>) -> Option<(NestedLeaf<'a>, Hpa)> {
+    fn relocate(
+        &self,
+        va: Va,
+        located: NestedLeaf<'a>,
+        near: &mut impl FnMut(Hpa),
+    ) -> Option<NestedLeaf<'a>> {
         let gpa: Gpa = located.leaf.resolve(va.raw())?;
-        let (leaf, slot) = locate(self.host.mem, self.host.root, self.host.levels, gpa.raw())?;
-        Some((NestedLeaf { leaf, gpa }, slot.addr()))
+        let (leaf, _) = locate(self.host.mem, self.host.root, self.host.levels, gpa.raw(), &mut |slot| {
+            near(slot.addr());
+        })?;
+        Some(NestedLeaf { leaf, gpa })
     }
 
     #[inline(always)]

@@ -121,15 +121,30 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     /// an empty way, else in the policy's victim's. What had to leave is returned.
     #[inline(never)]
     pub fn put(&mut self, set: usize, key: K, value: V, same: impl Fn(&V) -> bool) -> Option<(K, V)> {
+        match self.find(set, key, same) {
+            Some(way) => {
+                self.slots[set * self.ways + way] = Slot { key, value };
+                self.use_way(set, way);
+                None
+            }
+            None => self.insert(set, key, value),
+        }
+    }
+
+    /// The same for a `key` that a lookup has just missed: no search for it.
+    #[inline(always)]
+    pub fn insert(&mut self, set: usize, key: K, value: V) -> Option<(K, V)> {
         debug_assert!(key != K::default(), "key 0 is the empty way");
-        let found = self.find(set, key, same);
-        let way = found.unwrap_or_else(|| self.victim(set));
+        let way = match &mut self.policy {
+            Policy::Lru16(words) => {
+                let (way, word) = words[set].renew(self.ways);
+                words[set] = word;
+                way
+            }
+            _ => self.renew_large(set),
+        };
         let left = std::mem::replace(&mut self.slots[set * self.ways + way], Slot { key, value });
         self.prints[set * self.vectors + way / PRINTS][way % PRINTS] = key.print();
-        self.use_way(set, way);
-        if found.is_some() {
-            return None;
-        }
         if left.key == K::default() {
             self.filled[set] += 1;
             return None;
@@ -137,9 +152,21 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         Some((left.key, left.value))
     }
 
+    #[inline(never)]
+    fn renew_large(&mut self, set: usize) -> usize {
+        let way = self.victim(set);
+        self.use_way(set, way);
+        way
+    }
+
     /// Whether `key` is there; nothing is promoted.
     pub fn contains(&self, set: usize, key: K) -> bool {
-        self.find(set, key, |_| true).is_some()
+        self.holds(set, key, |_| true)
+    }
+
+    /// Whether `key` is there with a value for which `admit` says yes; nothing is promoted.
+    pub fn holds(&self, set: usize, key: K, admit: impl Fn(&V) -> bool) -> bool {
+        self.find(set, key, admit).is_some()
     }
 
     #[inline(always)]

@@ -88,7 +88,7 @@ pub(super) const MAX_VECTORS: usize = 8;
 
 /// Whether `tag` is among the first `ways` of `row`; in either case it is
 /// now at the front, and those that were before it, or all, have moved one back.
-/// Lanes from `ways` on are 0 and stay so.
+/// Lanes from `ways` on mean nothing.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(super) fn touch<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], ways: usize, tag: u32) -> bool {
@@ -101,31 +101,40 @@ pub(super) fn touch<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], way
 #[inline]
 fn touch_sse2<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], ways: usize, tag: u32) -> bool {
     use std::arch::x86_64::{
-        __m128i, _mm_add_epi32, _mm_and_si128, _mm_andnot_si128, _mm_castsi128_ps, _mm_cmpeq_epi32,
-        _mm_cmpgt_epi32, _mm_cvtsi32_si128, _mm_movemask_ps, _mm_or_si128, _mm_set1_epi32, _mm_setr_epi32,
-        _mm_setzero_si128, _mm_slli_si128, _mm_srli_si128,
+        __m128i, _mm_and_si128, _mm_andnot_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_cmpgt_epi32,
+        _mm_cvtsi32_si128, _mm_movemask_ps, _mm_or_si128, _mm_set1_epi32, _mm_setr_epi32, _mm_slli_si128,
     };
 
     let wanted = _mm_set1_epi32(tag as i32);
-    let mut old = [_mm_setzero_si128(); VECTORS];
     let mut found = 0u32;
-    for (number, (vector, lanes)) in old.iter_mut().zip(row.iter()).enumerate() {
-        *vector = load(lanes);
-        let equal = _mm_castsi128_ps(_mm_cmpeq_epi32(*vector, wanted));
+    for (number, lanes) in row.iter().enumerate() {
+        let equal = _mm_castsi128_ps(_mm_cmpeq_epi32(load(lanes), wanted));
         found |= (_mm_movemask_ps(equal) as u32) << (number * LANES);
     }
-    let way = (found | 1 << (ways - 1)).trailing_zeros();
-    let mut lane = _mm_setr_epi32(0, 1, 2, 3);
-    let behind = _mm_set1_epi32(way as i32);
-    let mut carried: __m128i = _mm_cvtsi32_si128(tag as i32);
-    for (vector, lanes) in old.iter().zip(row.iter_mut()) {
-        let moved = _mm_or_si128(_mm_slli_si128::<4>(*vector), carried);
-        carried = _mm_srli_si128::<12>(*vector);
-        let stays = _mm_cmpgt_epi32(lane, behind);
-        store(lanes, _mm_or_si128(_mm_and_si128(stays, *vector), _mm_andnot_si128(stays, moved)));
-        lane = _mm_add_epi32(lane, _mm_set1_epi32(LANES as i32));
+    found &= u32::MAX >> (u32::BITS - ways as u32);
+    // From the last vector to the first: each takes in the lane before it.
+    let moved = |row: &[[u32; LANES]; VECTORS], number: usize| -> __m128i {
+        match row.as_flattened()[..number * LANES + LANES - 1].last_chunk::<LANES>() {
+            Some(lanes) if number > 0 => load(lanes),
+            _ => _mm_or_si128(_mm_slli_si128::<4>(load(&row[0])), _mm_cvtsi32_si128(tag as i32)),
+        }
+    };
+    if found == 0 {
+        for number in (0..VECTORS).rev() {
+            let vector = moved(row, number);
+            store(&mut row[number], vector);
+        }
+        return false;
     }
-    found != 0
+    let behind = _mm_set1_epi32(found.trailing_zeros() as i32);
+    for number in (0..VECTORS).rev() {
+        let first = (number * LANES) as i32;
+        let stays = _mm_cmpgt_epi32(_mm_setr_epi32(first, first + 1, first + 2, first + 3), behind);
+        let vector = moved(row, number);
+        let kept = _mm_and_si128(stays, load(&row[number]));
+        store(&mut row[number], _mm_or_si128(kept, _mm_andnot_si128(stays, vector)));
+    }
+    true
 }
 
 #[cfg(target_arch = "x86_64")]

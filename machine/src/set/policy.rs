@@ -12,6 +12,8 @@ pub(super) trait Recency: Copy + std::fmt::Debug {
     fn use_way(self, way: usize) -> Self;
     /// The least recently used of `ways`.
     fn oldest(self, ways: usize) -> usize;
+    /// The least recently used of `ways`, and the word once it was used.
+    fn renew(self, ways: usize) -> (usize, Self);
     /// `way` is the least recently used of `ways`.
     fn retire(self, way: usize, ways: usize) -> Self;
 }
@@ -53,6 +55,13 @@ macro_rules! recency {
             #[inline(always)]
             fn oldest(self, ways: usize) -> usize {
                 (self >> ((ways - 1) * $bits)) as usize & ((1 << $bits) - 1)
+            }
+
+            #[inline(always)]
+            fn renew(self, ways: usize) -> (usize, Self) {
+                let way = self.oldest(ways);
+                let through = ((1 as $word) << ((ways - 1) * $bits) << $bits).wrapping_sub(1);
+                (way, self & !through | self << $bits & through | way as $word)
             }
 
             fn retire(self, way: usize, ways: usize) -> Self {

@@ -88,7 +88,7 @@ impl Tags {
     /// Whether `tag` is there; nothing changes.
     pub fn contains(&self, set: usize, tag: u32) -> bool {
         match &self.layout {
-            Layout::Ordered(ordered) => tag != 0 && ordered.tags(set).contains(&tag),
+            Layout::Ordered(ordered) => tag != 0 && ordered.tags(set)[..self.ways].contains(&tag),
             Layout::InPlace(assoc) => assoc.contains(set, tag),
         }
     }
@@ -136,7 +136,7 @@ impl Tags {
 fn touch_in_place(assoc: &mut Assoc<u32, ()>, set: usize, tag: u32) -> bool {
     let hit = assoc.get(set, tag, |()| true).is_some();
     if !hit {
-        assoc.put(set, tag, (), |()| false);
+        assoc.insert(set, tag, ());
     }
     hit
 }

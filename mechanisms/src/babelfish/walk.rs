@@ -111,13 +111,13 @@ impl<X: Masked> Translation for Babel<'_, X> {
     }
 
     #[inline(always)]
-    fn locate(&self, va: Va) -> Option<(X::Located, Hpa)> {
-        self.walk.locate(va)
+    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<X::Located> {
+        self.walk.locate(va, near)
     }
 
     #[inline(always)]
-    fn relocate(&self, va: Va, located: X::Located) -> Option<(X::Located, Hpa)> {
-        self.walk.relocate(va, located)
+    fn relocate(&self, va: Va, located: X::Located, near: &mut impl FnMut(Hpa)) -> Option<X::Located> {
+        self.walk.relocate(va, located, near)
     }
 
     #[inline(always)]
