@@ -209,7 +209,9 @@ impl<T: TlbTag> Core<T> {
         observer: &mut O,
     ) -> Result<(), Stop> {
         let mut last = NO_PAGE;
+        // The line of the access before, physical and virtual.
         let mut last_line = u64::MAX;
+        let mut last_virtual = u64::MAX;
         let mut line_done = 0;
         for (at, access) in accesses.iter().enumerate() {
             let dependent = access.flags & Access::DEPENDENT != 0;
@@ -229,10 +231,22 @@ impl<T: TlbTag> Core<T> {
                 }
                 self.resuming = false;
                 // The walk of a fetch may have moved lines and pages.
-                (last, last_line) = (NO_PAGE, u64::MAX);
+                (last, last_line, last_virtual) = (NO_PAGE, u64::MAX, u64::MAX);
                 continue;
             }
             let write = access.kind.writes();
+            if access.va.raw() >> 6 == last_virtual && (!write || last.store) {
+                self.resuming = false;
+                self.counters.accesses += 1;
+                self.counters.writes += u64::from(write);
+                self.counters.data[Served::L1 as usize] += 1;
+                // A line that is still on its way delivers when it is here.
+                self.timing.fast((dispatched + self.latencies.l1).max(line_done));
+                if O::ACTIVE {
+                    observer.access(access, Hpa::new(last.base | access.va.raw() & 4095));
+                }
+                continue;
+            }
             let page = access.va.page();
             let mut ready = dispatched;
             if page != last.page || (write && !last.store) {
@@ -249,6 +263,7 @@ impl<T: TlbTag> Core<T> {
                 }
             }
             self.resuming = false;
+            last_virtual = access.va.raw() >> 6;
             let hpa = last.base | access.va.raw() & 4095;
             let line = hpa >> 6;
             self.counters.accesses += 1;

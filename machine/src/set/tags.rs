@@ -20,8 +20,8 @@ enum Layout {
 
 #[derive(Clone, Debug)]
 struct Ordered {
-    /// Set after set, `vectors` of them each.
-    lanes: Box<[[u32; LANES]]>,
+    /// Set after set, `vectors` of [`LANES`] each.
+    lanes: Box<[u32]>,
     /// The first set begins here, on a line of the host: 16 tags are one line.
     start: usize,
     vectors: usize,
@@ -33,7 +33,8 @@ const LINE: usize = 64;
 impl Ordered {
     #[inline(always)]
     fn row<const VECTORS: usize>(&mut self, set: usize) -> &mut [[u32; LANES]; VECTORS] {
-        self.lanes[self.start + set * VECTORS..].first_chunk_mut().expect("a whole set")
+        let set = &mut self.lanes[self.start + set * VECTORS * LANES..];
+        set.as_chunks_mut().0.first_chunk_mut().expect("a whole set")
     }
 
     #[inline(always)]
@@ -42,16 +43,12 @@ impl Ordered {
             1 => lanes::touch(self.row::<1>(set), ways, tag),
             2 => lanes::touch(self.row::<2>(set), ways, tag),
             3 => lanes::touch(self.row::<3>(set), ways, tag),
-            4 => lanes::touch(self.row::<4>(set), ways, tag),
-            5 => lanes::touch(self.row::<5>(set), ways, tag),
-            6 => lanes::touch(self.row::<6>(set), ways, tag),
-            7 => lanes::touch(self.row::<7>(set), ways, tag),
             _ => lanes::touch(self.row::<MAX_VECTORS>(set), ways, tag),
         }
     }
 
     fn tags(&self, set: usize) -> &[u32] {
-        self.lanes[self.start + set * self.vectors..][..self.vectors].as_flattened()
+        &self.lanes[self.start + set * self.vectors * LANES..][..self.vectors * LANES]
     }
 }
 
@@ -65,8 +62,8 @@ impl Tags {
         assert!(sets > 0 && ways > 0, "a structure of {sets} sets of {ways} ways");
         let vectors = ways.div_ceil(LANES);
         let layout = if replacement == Replacement::Lru && vectors <= MAX_VECTORS {
-            let spare = LINE / size_of::<[u32; LANES]>();
-            let lanes = vec![[0; LANES]; sets * vectors + spare].into_boxed_slice();
+            let spare = LINE / size_of::<u32>();
+            let lanes = vec![0; sets * vectors * LANES + spare].into_boxed_slice();
             let start = lanes.as_ptr().align_offset(LINE).min(spare);
             Layout::Ordered(Ordered { lanes, start, vectors })
         } else {
@@ -97,8 +94,8 @@ impl Tags {
     pub fn remove(&mut self, set: usize, tag: u32) -> bool {
         match &mut self.layout {
             Layout::Ordered(ordered) => {
-                let first = ordered.start + set * ordered.vectors;
-                let tags = &mut ordered.lanes[first..][..ordered.vectors].as_flattened_mut()[..self.ways];
+                let first = ordered.start + set * ordered.vectors * LANES;
+                let tags = &mut ordered.lanes[first..][..self.ways];
                 let Some(way) = tags.iter().position(|held| *held == tag) else { return false };
                 tags.copy_within(way + 1.., way);
                 tags[self.ways - 1] = 0;
@@ -111,7 +108,7 @@ impl Tags {
     /// Removes everything.
     pub fn clear(&mut self) {
         match &mut self.layout {
-            Layout::Ordered(ordered) => ordered.lanes.fill([0; LANES]),
+            Layout::Ordered(ordered) => ordered.lanes.fill(0),
             Layout::InPlace(assoc) => assoc.clear(),
         }
     }
@@ -121,10 +118,10 @@ impl Tags {
     pub fn prefetch(&self, set: usize) {
         match &self.layout {
             Layout::Ordered(ordered) => {
-                let first = ordered.start + set * ordered.vectors;
+                let first = ordered.start + set * ordered.vectors * LANES;
                 paging::prefetch::prefetch(&ordered.lanes[first]);
-                if !LINE.is_multiple_of(ordered.vectors * size_of::<[u32; LANES]>()) {
-                    paging::prefetch::prefetch(&ordered.lanes[first + ordered.vectors - 1]);
+                if ordered.vectors * size_of::<[u32; LANES]>() > LINE {
+                    paging::prefetch::prefetch(&ordered.lanes[first + ordered.vectors * LANES - 1]);
                 }
             }
             Layout::InPlace(assoc) => assoc.prefetch(set),
