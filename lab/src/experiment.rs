@@ -14,6 +14,7 @@ use machine::profile::Profile;
 use machine::timing::TICKS;
 use os::Stats;
 use paging::NodeId;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -301,8 +302,43 @@ pub fn run(
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let workers =
         if experiment.threads == 0 { cores } else { experiment.threads }.clamp(1, runs.len().max(1));
-    let runs = drive(runs, workers, source, end, total, progress)?;
+    let runs = match runs.as_mut_slice() {
+        // A core for the program, a core for the model: a third thread would only be in the way.
+        [run] if source.is_live() && workers == 1 && cores < 3 => {
+            alone(run, source, end, total, progress)?;
+            runs
+        }
+        _ => drive(runs, workers, source, end, total, progress)?,
+    };
     Ok(runs.into_iter().map(|run| run.finish(experiment, &setup.name)).collect())
+}
+
+/// Decodes and runs on one thread, so that a block stays in the cache.
+fn alone(
+    run: &mut Run,
+    source: &mut dyn Source,
+    end: Option<u64>,
+    total: Option<u64>,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<(), ExperimentError> {
+    let (mut block, mut more, mut seen) = (Block::new(), More::Yes, 0);
+    while more == More::Yes && end.is_none_or(|end| seen < end) {
+        for _ in 0..BATCH {
+            more = source.fill(&mut block)?;
+            seen += block.accesses.len() as u64;
+            run.block(&block).map_err(|error| ExperimentError::World {
+                system: run.name.clone(),
+                error: Box::new(error),
+            })?;
+            if more == More::No || end.is_some_and(|end| seen >= end) {
+                break;
+            }
+        }
+        if progress(Progress { accesses: seen, total }).is_break() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// One batch of blocks, for all workers.
@@ -377,10 +413,15 @@ fn feed(
 ) -> Result<(), SourceError> {
     let mut seen = 0;
     let mut more = More::Yes;
+    // Batches that were sent, to be used again: fresh memory for each would cost more than decoding.
+    let mut sent: VecDeque<Batch> = VecDeque::new();
     while more == More::Yes && end.is_none_or(|end| seen < end) {
+        let done = sent.front().is_some_and(|batch| Arc::strong_count(batch) == 1);
+        let old = if done { sent.pop_front().and_then(Arc::into_inner) } else { None };
+        let mut old = old.unwrap_or_default().into_iter();
         let mut batch = Vec::with_capacity(BATCH);
         while batch.len() < BATCH && more == More::Yes && end.is_none_or(|end| seen < end) {
-            let mut block = Block::new();
+            let mut block = old.next().unwrap_or_else(Block::new);
             more = source.fill(&mut block)?;
             seen += block.accesses.len() as u64;
             batch.push(block);
@@ -392,6 +433,7 @@ fn feed(
                 return Ok(());
             }
         }
+        sent.push_back(batch);
         if progress(Progress { accesses: seen, total }).is_break() {
             break;
         }

@@ -100,7 +100,7 @@ mod tests {
             // SAFETY: the layout has a size, and the memory is used within it and freed once.
             unsafe {
                 let at = HugePages.alloc_zeroed(layout);
-                assert!(!at.is_null() && at.addr() % HUGE == 0);
+                assert!(!at.is_null() && at.addr().is_multiple_of(HUGE));
                 assert!((0..size).step_by(4096).all(|i| *at.add(i) == 0));
                 *at.add(size - 1) = 1;
                 HugePages.dealloc(at, layout);
@@ -117,7 +117,7 @@ mod tests {
             assert!(!at.is_null());
             let at = HugePages.realloc(at, layout, HUGE);
             let layout = Layout::from_size_align(HUGE, 8).unwrap();
-            assert!(at.addr() % HUGE == 0, "it grew large");
+            assert!(at.addr().is_multiple_of(HUGE), "it grew large");
             HugePages.dealloc(at, layout);
         }
     }

@@ -98,6 +98,9 @@ pub struct Core<T: TlbTag> {
     walk_heavy: bool,
     /// The access that faulted was already dispatched.
     resuming: bool,
+    /// The line of the access before, and when it is here: what one call of [`Core::run`] leaves to the next, so that it
+    /// does not matter how accesses are cut into calls.
+    under_way: (u64, Ticks),
 }
 
 impl<T: TlbTag> Core<T> {
@@ -133,6 +136,7 @@ impl<T: TlbTag> Core<T> {
             walker_skips_l1,
             walk_heavy: false,
             resuming: false,
+            under_way: (u64::MAX, 0),
         }
     }
 
@@ -165,7 +169,10 @@ impl<T: TlbTag> Core<T> {
             self.stage(uncore, translation, accesses);
         }
         let walks_before = self.counters.walks;
-        let result = self.run_loop(uncore, translation, accesses, observer);
+        // In registers meanwhile.
+        let mut under_way = self.under_way;
+        let result = self.run_loop(uncore, translation, accesses, observer, &mut under_way);
+        self.under_way = under_way;
         if accesses.len() > 16 {
             self.walk_heavy = (self.counters.walks - walks_before) * 8 > accesses.len() as u64;
         }
@@ -207,12 +214,13 @@ impl<T: TlbTag> Core<T> {
         translation: &X,
         accesses: &[Access],
         observer: &mut O,
+        under_way: &mut (u64, Ticks),
     ) -> Result<(), Stop> {
         let mut last = NO_PAGE;
-        // The line of the access before, physical and virtual.
+        // The line of the access before, physical and virtual. Between two calls it may have left the
+        // cache; when it delivers stays known.
         let mut last_line = u64::MAX;
         let mut last_virtual = u64::MAX;
-        let mut line_done = 0;
         for (at, access) in accesses.iter().enumerate() {
             let dependent = access.flags & Access::DEPENDENT != 0;
             let insns = if self.resuming { 0 } else { access.insns };
@@ -232,6 +240,7 @@ impl<T: TlbTag> Core<T> {
                 self.resuming = false;
                 // The walk of a fetch may have moved lines and pages.
                 (last, last_line, last_virtual) = (NO_PAGE, u64::MAX, u64::MAX);
+                *under_way = (u64::MAX, 0);
                 continue;
             }
             let write = access.kind.writes();
@@ -241,7 +250,7 @@ impl<T: TlbTag> Core<T> {
                 self.counters.writes += u64::from(write);
                 self.counters.data[Served::L1 as usize] += 1;
                 // A line that is still on its way delivers when it is here.
-                self.timing.fast((dispatched + self.latencies.l1).max(line_done));
+                self.timing.fast((dispatched + self.latencies.l1).max(under_way.1));
                 if O::ACTIVE {
                     observer.access(access, Hpa::new(last.base | access.va.raw() & 4095));
                 }
@@ -271,8 +280,8 @@ impl<T: TlbTag> Core<T> {
             if line == last_line || self.l1d.access(line) {
                 // A line that is still on its way delivers when it is here.
                 let mut done = ready + self.latencies.l1;
-                if line == last_line {
-                    done = done.max(line_done);
+                if line == under_way.0 {
+                    done = done.max(under_way.1);
                 }
                 self.counters.data[Served::L1 as usize] += 1;
                 if ready > dispatched && ready - dispatched > self.latencies.llc {
@@ -280,14 +289,16 @@ impl<T: TlbTag> Core<T> {
                 } else {
                     self.timing.fast(done);
                 }
-                if line != last_line {
-                    (last_line, line_done) = (line, done);
+                if line != under_way.0 {
+                    *under_way = (line, done);
                 }
+                last_line = line;
             } else {
                 let done = self.data_miss(uncore, line, ready);
                 let retire = if access.kind == Kind::Write { ready } else { done };
                 self.timing.slow(done, retire);
-                (last_line, line_done) = (line, done);
+                *under_way = (line, done);
+                last_line = line;
             }
             if O::ACTIVE {
                 observer.access(access, Hpa::new(hpa));

@@ -366,6 +366,12 @@ pub trait Source {
     /// If the input cannot be opened or understood.
     fn setup(&mut self) -> Result<Setup, SourceError>;
 
+    /// Whether something else works for the source at the same time and needs a core: a program that
+    /// runs.
+    fn is_live(&self) -> bool {
+        false
+    }
+
     /// Clears `block` and fills it: accesses first, then what happens after them.
     /// A block may hold fewer accesses than fit, and none at all.
     ///

@@ -248,17 +248,20 @@ impl World {
     pub fn run(&mut self, block: &Block) -> Result<(), WorldError> {
         let mut rest = block.accesses.as_slice();
         while let Some(first) = rest.first() {
-            let same = rest.iter().position(|a| a.thread != first.thread).unwrap_or(rest.len());
-            self.run_thread(&rest[..same])?;
-            rest = &rest[same..];
+            // At the same access however the input is cut into blocks.
+            let until_tick = rest.len().min((TICK - self.since_tick) as usize);
+            let same = rest[..until_tick].iter().position(|a| a.thread != first.thread);
+            let (part, others) = rest.split_at(same.unwrap_or(until_tick));
+            self.run_thread(part)?;
+            rest = others;
+            self.since_tick += part.len() as u64;
+            if self.since_tick == TICK {
+                self.since_tick = 0;
+                self.tick()?;
+            }
         }
         for event in &block.events {
             self.event(event)?;
-        }
-        self.since_tick += block.accesses.len() as u64;
-        if self.since_tick >= TICK {
-            self.since_tick -= TICK;
-            self.tick()?;
         }
         match self.oracle.as_ref().and_then(Oracle::mismatch) {
             Some(mismatch) => Err(WorldError::Mismatch(mismatch)),
