@@ -26,6 +26,7 @@
 
 mod column;
 mod document;
+mod encode;
 mod footer;
 mod reader;
 mod schema;
