@@ -174,13 +174,16 @@ pub enum StartSignal {
 /// content does not tell it.
 #[derive(Debug, Subcommand)]
 pub enum TraceCommand {
-    /// What it is: format, accesses, threads, processes.
+    /// What it is: format, accesses, threads, pages.
     Info {
         /// The trace.
         file: PathBuf,
         /// Its format.
         #[arg(long)]
         format: Option<String>,
+        /// Only what its beginning tells, without counting to its end.
+        #[arg(long)]
+        quick: bool,
     },
     /// Its first accesses.
     Head {

@@ -65,7 +65,8 @@ impl Program {
     /// Says what a user who waits must do, if it is they who begin.
     fn say_when(&self, output: Output) {
         if let Some(signal) = self.capture.start_signal.filter(|_| !output.quiet) {
-            eprintln!("waiting for SIG{signal:?}: kill -{signal:?} {}", std::process::id());
+            let name = format!("{signal:?}").to_uppercase();
+            eprintln!("waiting for SIG{name}: kill -{name} {}", std::process::id());
         }
     }
 }
@@ -196,6 +197,10 @@ impl Source for Watched<'_> {
         // Nobody sees a hidden line, and counting pages costs time.
         self.pages = self.line.is_visible().then(|| Pages::new(&setup));
         Ok(setup)
+    }
+
+    fn is_live(&self) -> bool {
+        true
     }
 
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {

@@ -8,6 +8,7 @@ mod progress;
 mod report;
 mod reproduce;
 mod traces;
+mod tracetext;
 
 use anyhow::{Context, Result};
 use clap::Parser;

@@ -1,10 +1,12 @@
 //! Traces: looked at, converted; and snapshots of processes.
 
 use crate::cli::{Output, TraceCommand};
+use crate::tracetext;
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
-use trace::{Format, OpenOptions, WriteOptions, capture, summary};
+use trace::summary::{self, Extent};
+use trace::{Format, OpenOptions, WriteOptions, capture};
 
 fn options(format: Option<&str>) -> Result<OpenOptions> {
     let mut options = OpenOptions::default();
@@ -15,13 +17,14 @@ fn options(format: Option<&str>) -> Result<OpenOptions> {
 /// `pagewalk trace …`.
 pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
     match command {
-        TraceCommand::Info { file, format } => {
-            let info = summary::info(file, &options(format.as_deref())?)?;
-            show(&info, output)
+        TraceCommand::Info { file, format, quick } => {
+            let extent = if *quick { Extent::Beginning } else { Extent::All };
+            let info = summary::info(file, &options(format.as_deref())?, extent)?;
+            show(&info, tracetext::info, output)
         }
         TraceCommand::Stat { file, format } => {
             let stat = summary::stat(file, &options(format.as_deref())?)?;
-            show(&stat, output)
+            show(&stat, tracetext::stat, output)
         }
         TraceCommand::Head { file, format, count } => {
             let rows = summary::head(file, &options(format.as_deref())?, *count)?;
@@ -62,51 +65,12 @@ fn convert(
     Ok(())
 }
 
-/// A value as JSON, or as `key: value` lines that a person reads.
-fn show(value: &impl serde::Serialize, output: Output) -> Result<()> {
-    let value = serde_json::to_value(value)?;
+/// A value as JSON, or as a person reads it.
+fn show<T: serde::Serialize>(value: &T, text: impl Fn(&T) -> String, output: Output) -> Result<()> {
     if output.json {
-        return crate::print(&(serde_json::to_string_pretty(&value)? + "\n"));
+        return crate::print(&(serde_json::to_string_pretty(value)? + "\n"));
     }
-    let mut text = String::new();
-    lines(&value, 0, &mut text);
-    crate::print(&text)
-}
-
-fn lines(value: &serde_json::Value, depth: usize, text: &mut String) {
-    let serde_json::Value::Object(fields) = value else { return };
-    for (key, value) in fields {
-        let name = key.replace('_', " ");
-        match value {
-            serde_json::Value::Object(_) => {
-                let _ = writeln!(text, "{:depth$}{name}", "");
-                lines(value, depth + 2, text);
-            }
-            serde_json::Value::Array(items) if items.iter().any(serde_json::Value::is_object) => {
-                for item in items.iter().take(64) {
-                    let _ = writeln!(text, "{:depth$}{name}", "");
-                    lines(item, depth + 2, text);
-                }
-            }
-            serde_json::Value::Array(items) if items.is_empty() => {}
-            serde_json::Value::Array(items) => {
-                let items: Vec<String> = items.iter().map(plain).collect();
-                let _ = writeln!(text, "{:depth$}{name}: {}", "", items.join(", "));
-            }
-            serde_json::Value::Null => {}
-            value => {
-                let _ = writeln!(text, "{:depth$}{name}: {}", "", plain(value));
-            }
-        }
-    }
-}
-
-fn plain(value: &serde_json::Value) -> String {
-    match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Number(n) => n.as_u64().map_or_else(|| n.to_string(), crate::report::thousands),
-        other => other.to_string(),
-    }
+    crate::print(&text(value))
 }
 
 /// `pagewalk snapshot`.

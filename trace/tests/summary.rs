@@ -4,7 +4,7 @@ mod support;
 
 use support::fixtures;
 use support::{sample, scratch};
-use trace::summary::{head, info, stat};
+use trace::summary::{Counted, Extent, head, info, stat};
 use trace::{Compression, Format, OpenOptions};
 
 #[test]
@@ -13,7 +13,11 @@ fn a_small_trace_is_counted() {
     // 90 instructions of one page, loads 16 bytes apart, and 30 stores.
     std::fs::write(&path, fixtures::drmemtrace(7, 7, 90, &[1])).unwrap();
     let options = OpenOptions::default();
-    let info = info(&path, &options).unwrap();
+    let quick = info(&path, &options, Extent::Beginning).unwrap();
+    assert_eq!((quick.accesses, &quick.counted), (None, &None));
+    let info = info(&path, &options, Extent::All).unwrap();
+    let counted = Counted { accesses: 212, processes: 1, threads: 1, pages: 3 };
+    assert_eq!(info.counted, Some(counted));
     assert_eq!((info.facts.format, info.facts.compression), (Format::DrMemtrace, Compression::None));
     assert_eq!(info.bytes, std::fs::metadata(&path).unwrap().len());
     let stat = stat(&path, &options).unwrap();

@@ -209,6 +209,10 @@ impl Source for LiveSource {
         Ok(Setup { name: self.names.program.clone(), ..setup })
     }
 
+    fn is_live(&self) -> bool {
+        true
+    }
+
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {
         block.clear();
         let interrupted = self.signals.interrupted.load(Ordering::Relaxed);

@@ -5,14 +5,15 @@ mod stat;
 
 pub use stat::{FootprintPoint, Kinds, Stat, ThreadStat, stat};
 
+use crate::capture::Pages;
 use crate::open::open;
 use crate::options::OpenOptions;
-use crate::source::Facts;
-use machine::input::{Access, Block, Kind, More, SourceError};
+use crate::source::{Facts, TraceSource};
+use machine::input::{Access, Block, Event, Kind, More, Setup, SourceError};
 use serde::Serialize;
 use std::path::Path;
 
-/// What can be told without reading a trace to its end.
+/// What a trace is.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Info {
     /// The file.
@@ -27,6 +28,21 @@ pub struct Info {
     pub processes: Vec<ProcessInfo>,
     /// Threads that exist before the first access.
     pub threads: usize,
+    /// What was counted, if the trace was read to its end.
+    pub counted: Option<Counted>,
+}
+
+/// What reading a trace to its end tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Counted {
+    /// Accesses.
+    pub accesses: u64,
+    /// Processes, also those that started later.
+    pub processes: usize,
+    /// Threads, also those that started later.
+    pub threads: usize,
+    /// Distinct 4 KiB pages; the same address in two processes is two.
+    pub pages: u64,
 }
 
 /// A process of a trace.
@@ -40,13 +56,23 @@ pub struct ProcessInfo {
     pub mapped_bytes: u64,
 }
 
+/// Whether a trace is read to its end to be counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Extent {
+    /// Only its beginning, and what it says of itself.
+    Beginning,
+    /// All of it.
+    All,
+}
+
 /// Tells what a trace is.
 ///
 /// # Errors
 /// If it cannot be opened or understood.
-pub fn info(path: &Path, options: &OpenOptions) -> Result<Info, SourceError> {
+pub fn info(path: &Path, options: &OpenOptions, extent: Extent) -> Result<Info, SourceError> {
     let mut source = open(path, options)?;
     let setup = source.setup()?;
+    let counted = if extent == Extent::All { Some(counted(&mut *source, &setup)?) } else { None };
     let processes = setup.processes.iter().map(|p| ProcessInfo {
         name: p.name.clone(),
         regions: p.regions.len(),
@@ -59,7 +85,29 @@ pub fn info(path: &Path, options: &OpenOptions) -> Result<Info, SourceError> {
         accesses: setup.accesses,
         processes: processes.collect(),
         threads: setup.threads.len(),
+        counted,
     })
+}
+
+fn counted(source: &mut dyn TraceSource, setup: &Setup) -> Result<Counted, SourceError> {
+    let mut pages = Pages::new(setup);
+    let mut counted =
+        Counted { processes: setup.processes.len(), threads: setup.threads.len(), ..Counted::default() };
+    let mut block = Block::new();
+    loop {
+        let more = source.fill(&mut block)?;
+        counted.accesses += block.accesses.len() as u64;
+        block.accesses.iter().for_each(|access| pages.add(access));
+        for event in &block.events {
+            pages.apply(event);
+            counted.threads += usize::from(matches!(event, Event::Spawn { .. }));
+            counted.processes += usize::from(matches!(event, Event::Fork { .. }));
+        }
+        if more == More::No {
+            counted.pages = pages.count();
+            return Ok(counted);
+        }
+    }
 }
 
 /// Length of a file, or of the files in a directory and its directories.

@@ -1,7 +1,7 @@
 //! A pass over a whole trace.
 
 use super::reuse::{Reuse, Touch};
-use super::{Info, info};
+use super::{Counted, Extent, Info, info};
 use crate::open::open;
 use crate::options::OpenOptions;
 use machine::input::{Block, Event, Kind, More, Setup, SourceError};
@@ -82,7 +82,7 @@ pub struct FootprintPoint {
 /// # Errors
 /// If it cannot be opened or read.
 pub fn stat(path: &Path, options: &OpenOptions) -> Result<Stat, SourceError> {
-    let mut info = info(path, options)?;
+    let mut info = info(path, options, Extent::Beginning)?;
     let mut source = open(path, options)?;
     let setup = source.setup()?;
     let mut counting = Counting::new(&setup);
@@ -181,7 +181,13 @@ impl Counting {
         }
     }
 
-    fn finish(mut self, info: Info) -> Stat {
+    fn finish(mut self, mut info: Info) -> Stat {
+        info.counted = Some(Counted {
+            accesses: self.accesses,
+            processes: self.processes,
+            threads: self.threads.len(),
+            pages: self.reuse.pages() as u64,
+        });
         if self.footprint.last().is_none_or(|point| point.accesses != self.accesses) {
             self.footprint.push(FootprintPoint { accesses: self.accesses, pages: self.reuse.pages() });
         }
