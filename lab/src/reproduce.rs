@@ -3,6 +3,8 @@
 //! A row never decides a parameter: profiles are made of facts about hardware,
 //! and where the model is off, the row shows by how much.
 
+pub mod ptemagnet;
+
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::Outcome;
 use crate::system::System;

@@ -38,6 +38,7 @@ mod parameters;
 mod random;
 mod registry;
 mod skew;
+mod together;
 
 mod bfs;
 mod btree;
@@ -53,6 +54,7 @@ mod hashjoin;
 mod kv;
 mod liblinear;
 mod mcf;
+mod nibble;
 mod omnetpp;
 mod pagerank;
 mod stream;
@@ -62,6 +64,7 @@ mod zipf;
 
 pub use parameters::{Parameter, Parameters, Unit, Value};
 pub use registry::{Workload, WorkloadError, build, build_with, find, list, parse};
+pub use together::{QUANTUM, Together};
 
 const ALL: &[Workload] = &[
     gups::WORKLOAD,
@@ -75,6 +78,7 @@ const ALL: &[Workload] = &[
     bfs::WORKLOAD,
     pagerank::WORKLOAD,
     cc::WORKLOAD,
+    nibble::WORKLOAD,
     liblinear::WORKLOAD,
     canneal::WORKLOAD,
     mcf::WORKLOAD,

@@ -3,6 +3,7 @@
 use machine::input::Source;
 
 use crate::parameters::{Parameter, Parameters};
+use crate::together::Together;
 
 /// Builds a workload's source.
 pub(crate) type Build = fn(&Parameters, u64) -> Result<Box<dyn Source + Send>, WorkloadError>;
@@ -160,10 +161,14 @@ pub fn build_with(parameters: &Parameters, seed: u64) -> Result<Box<dyn Source +
     (parameters.workload().build)(parameters, seed)
 }
 
-/// The source of `name` or `name:key=value,key=value`.
+/// The source of `name` or `name:key=value,key=value`; or of several that run at the same time,
+/// `name + name:key=value` (see [`Together`]).
 ///
 /// # Errors
 /// As [`parse`] and [`build_with`].
 pub fn build(spec: &str, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadError> {
+    if spec.contains('+') {
+        return Ok(Box::new(Together::parse(spec, seed)?));
+    }
     build_with(&parse(spec)?, seed)
 }

@@ -55,6 +55,7 @@ const GOLDEN: &[(&str, u64, u64)] = &[
     ("bfs", 0xfe05b1e39c202975, 0x881c9579cfb24b5e),
     ("pagerank", 0xeaf8dd8d0cb1ea1b, 0x86949aa7302dc364),
     ("cc", 0xadfecc02f3d73a3e, 0xc86449c74b564978),
+    ("nibble", 0xacabb16aaca3514b, 0x06e6c3b9022dafae),
     ("liblinear", 0xe98271fdefc64e8e, 0x1c47bc9c74abb9ab),
     ("canneal", 0x66183b58e9f78963, 0x4139ffaa6d29750b),
     ("mcf", 0x0edf8754dac5d772, 0x8a87dfccacf7bc7a),

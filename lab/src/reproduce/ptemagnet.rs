@@ -1,0 +1,398 @@
+//! PTEMagnet's set-up: each benchmark in a VM alone, with one heavy co-runner and with a mix,
+//! without reservations and with them.
+//!
+//! All programs start together: what they fill at first is filled at the same time
+//! ([`workloads::Together`]), from one guest allocator through the lists of their CPUs. The
+//! heavy co-runner maps, fills and unmaps buffers all the time, as an inference loop does;
+//! so frames go back in an order that is not the one they came in, and the benchmark's
+//! pages are scattered as they would be. Nothing is fragmented beforehand.
+
+pub mod fault;
+
+use crate::experiment::{self, Experiment, ExperimentError, Progress};
+use crate::outcome::{LineCounts, ratio};
+use crate::system::System;
+use crate::world::{World, WorldError};
+use machine::input::{Block, More, Source, SourceError};
+use machine::metrics::{Counters, Served};
+use machine::profile::Profile;
+use machine::timing::TICKS;
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use workloads::Together;
+
+/// The benchmarks, as workloads. `{}` is the footprint of a graph.
+pub const BENCHMARKS: [(&str, &str); 8] = [
+    ("pagerank", "pagerank:footprint={},threads=2"),
+    ("bfs", "bfs:footprint={},threads=2"),
+    ("cc", "cc:footprint={},threads=2"),
+    ("nibble", "nibble:footprint={},threads=2"),
+    // SPEC CPU 2017 runs single-threaded. The sizes are those of the workloads' defaults.
+    ("mcf", "mcf"),
+    ("gcc", "gcc"),
+    ("xz", "xz"),
+    ("omnetpp", "omnetpp"),
+];
+
+/// An inference loop on four threads (the paper: MLPerf's object detection): buffers of
+/// 4 MiB are unmapped, mapped and filled, with a little work in between.
+const HEAVY: &str = "churn:operation=remap,mapping=4MiB,footprint=512MiB,period=512,threads=4";
+
+/// The paper's mix: functions in Python (chameleon, pyaes, json_serdes, rnn_serving), whose
+/// allocators map and unmap arenas of 256 KiB or give pages back, and two programs of SPEC.
+const MIX: &str = "churn:operation=remap,mapping=256KiB,footprint=64MiB,period=256 + \
+                   churn:operation=remap,mapping=256KiB,footprint=64MiB,period=256 + \
+                   churn:operation=discard,mapping=256KiB,footprint=64MiB,period=256 + \
+                   churn:operation=remap,mapping=2MiB,footprint=256MiB,period=1024 + \
+                   gcc:footprint=256MiB + xz:footprint=256MiB";
+
+/// Who else runs in the VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Company {
+    /// Nobody.
+    Alone,
+    /// One heavy co-runner.
+    Heavy,
+    /// Six smaller ones.
+    Mix,
+}
+
+impl Company {
+    /// All of them.
+    pub const ALL: [Company; 3] = [Company::Alone, Company::Heavy, Company::Mix];
+
+    /// The name in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Company::Alone => "alone",
+            Company::Heavy => "heavy",
+            Company::Mix => "mix",
+        }
+    }
+
+    fn with(self, benchmark: &str) -> String {
+        match self {
+            Company::Alone => benchmark.to_string(),
+            Company::Heavy => format!("{benchmark} + {HEAVY}"),
+            Company::Mix => format!("{benchmark} + {MIX}"),
+        }
+    }
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Names of [`BENCHMARKS`]; all if empty.
+    pub benchmarks: Vec<String>,
+    /// Bytes of a graph, as a workload's parameter: `2GiB`; the paper's are of the 16 GB class.
+    pub footprint: String,
+    /// Accesses of the benchmark that are counted.
+    pub accesses: u64,
+    /// Accesses of the benchmark before that, after its data is filled.
+    pub warmup: u64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Check every access.
+    pub verify: bool,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Choice {
+            benchmarks: Vec::new(),
+            footprint: "2GiB".to_string(),
+            accesses: 2_000_000,
+            warmup: 1_000_000,
+            seed: 1,
+            verify: false,
+        }
+    }
+}
+
+/// One benchmark in one company under one system: the benchmark's own cores, and the guest's allocator.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Measured {
+    /// The system.
+    pub system: String,
+    /// How the benchmark's table lies in the VM's.
+    pub lines: LineCounts,
+    /// Cycles of the slowest of the benchmark's cores.
+    pub cycles: u64,
+    /// Cycles of its cores with a walk in progress.
+    pub walk_cycles: u64,
+    /// Cycles of the walker's references to the VM's table.
+    pub host_cycles: u64,
+    /// Leaf entries of the VM's table that memory served.
+    pub host_from_memory: u64,
+    /// Leaf entries of the process's table that memory served.
+    pub guest_from_memory: u64,
+    /// Walks.
+    pub walks: u64,
+    /// Blocks that the guest's allocator handed out, to all, from the start.
+    pub allocations: u64,
+    /// The most frames that were kept for later faults, of all programs.
+    pub reserved_peak: u64,
+    /// The same on average over the run.
+    pub reserved_mean: f64,
+    /// Pages that the programs fill at first.
+    pub pages: u64,
+}
+
+/// A benchmark in one company, without reservations and with them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pair {
+    /// Which benchmark.
+    pub benchmark: String,
+    /// Who else runs.
+    pub company: Company,
+    /// Without.
+    pub without: Measured,
+    /// With.
+    pub with: Measured,
+}
+
+impl Pair {
+    /// By how much less time the benchmark takes with reservations, as a share.
+    pub fn gain(&self) -> f64 {
+        1.0 - ratio(self.with.cycles, self.without.cycles)
+    }
+}
+
+/// All that is printed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The machine.
+    pub machine: String,
+    /// Benchmarks by company.
+    pub pairs: Vec<Pair>,
+    /// Set-ups that leave nothing to gain, on the first benchmark with the heavy co-runner.
+    pub limits: Vec<Limit>,
+    /// What a fault costs in our own code.
+    pub fault: fault::FaultCost,
+}
+
+/// A set-up in which reservations do little.
+#[derive(Clone, Debug, Serialize)]
+pub struct Limit {
+    /// What it is.
+    pub what: &'static str,
+    /// What came out.
+    pub pair: Pair,
+}
+
+/// The systems with which reservations have little left to do: what, company, without, with.
+const LIMITS: [(&str, Company, &str, &str); 3] = [
+    (
+        "a fresh guest, nobody else, lists that take 1365 frames at once",
+        Company::Alone,
+        "nested+pcp=1365",
+        "nested+ptemagnet+pcp=1365",
+    ),
+    ("huge pages in the guest", Company::Heavy, "nested-thp-4k", "nested-thp-4k+ptemagnet"),
+    ("huge pages in guest and host", Company::Heavy, "nested-thp-thp", "nested-thp-thp+ptemagnet"),
+];
+
+struct Job {
+    spec: String,
+    system: System,
+}
+
+/// Shared by the workers.
+struct Board<'a> {
+    jobs: &'a [Job],
+    next: AtomicUsize,
+    done: AtomicU64,
+    stop: AtomicBool,
+    results: Mutex<Vec<Option<Result<Measured, ExperimentError>>>>,
+}
+
+fn wrong(what: &str, reason: impl ToString) -> ExperimentError {
+    SourceError { what: what.to_string(), reason: reason.to_string(), hint: None }.into()
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// [`ExperimentError`]; also if a benchmark's name is none.
+pub fn run(
+    choice: &Choice,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, ExperimentError> {
+    let profile = Profile::builtin("broadwell").map_err(|error| wrong("broadwell", error))?;
+    let mut chosen = Vec::new();
+    for (name, spec) in BENCHMARKS {
+        if choice.benchmarks.is_empty() || choice.benchmarks.iter().any(|b| b == name) {
+            chosen.push((name, spec.replace("{}", &choice.footprint)));
+        }
+    }
+    let known = |name: &String| BENCHMARKS.iter().any(|(known, _)| known == name);
+    if let Some(name) = choice.benchmarks.iter().find(|name| !known(name)) {
+        let names: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
+        return Err(wrong(
+            name,
+            format!("it is no benchmark of PTEMagnet's; there are {}", names.join(", ")),
+        ));
+    }
+    let system = |name: &str| System::parse(name).map_err(|error| wrong(name, error));
+    let (without, with) = (system("nested")?, system("nested+ptemagnet")?);
+    let mut jobs = Vec::new();
+    for (_, spec) in &chosen {
+        for company in Company::ALL {
+            let spec = company.with(spec);
+            jobs.push(Job { spec: spec.clone(), system: without });
+            jobs.push(Job { spec, system: with });
+        }
+    }
+    for (_, company, without, with) in LIMITS {
+        for name in [without, with] {
+            jobs.push(Job { spec: company.with(&chosen[0].1), system: system(name)? });
+        }
+    }
+    // First, while nothing else runs.
+    let fault = fault::cost();
+    let mut measured = work(choice, &profile, &jobs, progress)?.into_iter();
+    let mut pair = |benchmark: &str, company| {
+        let (without, with) = measured.next().zip(measured.next())?;
+        Some(Pair { benchmark: benchmark.to_string(), company, without, with })
+    };
+    let mut pairs = Vec::new();
+    for (name, _) in &chosen {
+        pairs.extend(Company::ALL.into_iter().filter_map(|company| pair(name, company)));
+    }
+    let limit = |&(what, company, ..): &(&'static str, Company, &str, &str)| {
+        Some(Limit { what, pair: pair(chosen[0].0, company)? })
+    };
+    let limits = LIMITS.iter().filter_map(limit).collect();
+    Ok(Report { machine: profile.title.clone(), pairs, limits, fault })
+}
+
+/// Runs all jobs, one a core at a time. What was not finished is not among the results.
+fn work(
+    choice: &Choice,
+    profile: &Profile,
+    jobs: &[Job],
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<Measured>, ExperimentError> {
+    let mut total = 0;
+    for job in jobs {
+        let mut source = Together::parse(&job.spec, choice.seed).map_err(|e| wrong(&job.spec, e))?;
+        source.setup()?;
+        total += source.filling()[0] + choice.warmup + choice.accesses;
+    }
+    let board = Board {
+        jobs,
+        next: AtomicUsize::new(0),
+        done: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+        results: Mutex::new(jobs.iter().map(|_| None).collect()),
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    std::thread::scope(|scope| {
+        let mut handles: Vec<_> =
+            (0..workers).map(|_| scope.spawn(|| worker(choice, profile, &board))).collect();
+        while !handles.is_empty() {
+            std::thread::sleep(Duration::from_millis(50));
+            handles.retain(|handle| !handle.is_finished());
+            let accesses = board.done.load(Ordering::Relaxed);
+            if progress(Progress { accesses, total: Some(total) }).is_break() {
+                board.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    });
+    board.results.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().flatten().collect()
+}
+
+fn worker(choice: &Choice, profile: &Profile, board: &Board<'_>) {
+    while let Some((at, job)) = {
+        let at = board.next.fetch_add(1, Ordering::Relaxed);
+        board.jobs.get(at).map(|job| (at, job))
+    } {
+        let result = measure(choice, profile, job, board).transpose();
+        let failed = !matches!(result, Some(Ok(_)));
+        board.results.lock().unwrap_or_else(PoisonError::into_inner)[at] = result;
+        if failed {
+            board.stop.store(true, Ordering::Relaxed);
+            return;
+        }
+    }
+}
+
+/// Runs one job; `None` if it was stopped.
+fn measure(
+    choice: &Choice,
+    profile: &Profile,
+    job: &Job,
+    board: &Board<'_>,
+) -> Result<Option<Measured>, ExperimentError> {
+    let name = job.system.to_string();
+    let failed = |error: WorldError| ExperimentError::World { system: name.clone(), error: Box::new(error) };
+    let mut source = Together::parse(&job.spec, choice.seed).map_err(|e| wrong(&job.spec, e))?;
+    let setup = source.setup()?;
+    let fills = source.filling();
+    let experiment = Experiment {
+        systems: Vec::new(),
+        profile: profile.clone(),
+        warmup: 0,
+        accesses: None,
+        seed: choice.seed,
+        verify: choice.verify,
+        threads: 1,
+        layout: None,
+    };
+    let mut world = World::new(experiment::plan(&experiment, job.system, &setup)?, &setup).map_err(failed)?;
+    // The benchmark is the first process; its threads have the first cores.
+    let threads = setup.threads.iter().filter(|thread| thread.process == 0).count();
+    let begin = fills[0] + choice.warmup;
+    let (mut mine, mut blocks, mut kept, mut peak) = (0, 0u64, 0u64, 0);
+    let mut start: Option<Vec<u64>> = None;
+    let mut block = Block::new();
+    while mine < begin + choice.accesses {
+        let more = source.fill(&mut block)?;
+        world.run(&block).map_err(failed)?;
+        let its = block.accesses.first().is_some_and(|a| usize::from(a.thread) < threads);
+        if its {
+            mine += block.accesses.len() as u64;
+            board.done.fetch_add(block.accesses.len() as u64, Ordering::Relaxed);
+        }
+        if start.is_none() && mine >= begin {
+            world.reset_counters();
+            start = Some(world.cycles());
+        }
+        (blocks, kept, peak) = (blocks + 1, kept + world.reserved(), peak.max(world.reserved()));
+        if board.stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if more == More::No {
+            break;
+        }
+    }
+    let start = start.unwrap_or_default();
+    let cycles = world.cycles().iter().zip(&start).take(threads).map(|(now, then)| now - then).max();
+    let mut counters = Counters::default();
+    let cores = &world.machine().cores[..threads.min(world.machine().cores.len())];
+    cores.iter().for_each(|core| counters.add(&core.counters));
+    let from_memory = |host: bool| {
+        let leaf =
+            |cell: &paging::Cell| if host { cell.host == 1 } else { cell.host == 0 && cell.guest == 1 };
+        let cells = counters.grid.cells().filter(|(cell, _)| leaf(cell));
+        cells.map(|(_, by)| by[Served::Local as usize] + by[Served::Remote as usize]).sum()
+    };
+    Ok(Some(Measured {
+        lines: world.host_lines_of(0).map_err(failed)?.unwrap_or_default().into(),
+        cycles: cycles.unwrap_or(0),
+        walk_cycles: cores.iter().map(|core| core.timing.walk_active).sum::<u64>() / TICKS,
+        host_cycles: counters.dimension_ticks[1] / TICKS,
+        host_from_memory: from_memory(true),
+        guest_from_memory: from_memory(false),
+        walks: counters.walks,
+        allocations: world.allocations(),
+        reserved_peak: peak,
+        reserved_mean: ratio(kept, blocks),
+        pages: fills.iter().sum(),
+        system: name,
+    }))
+}
