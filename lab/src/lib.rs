@@ -9,6 +9,7 @@ pub mod numa;
 pub mod oracle;
 pub mod outcome;
 pub mod reproduce;
+pub mod scenario;
 pub mod system;
 pub mod world;
 

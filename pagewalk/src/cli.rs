@@ -222,11 +222,37 @@ pub enum TraceCommand {
     },
 }
 
+/// What of PTEMagnet's set-up is run, and how much of it.
+#[derive(Debug, Args)]
+pub struct PteMagnetArgs {
+    /// Only these: `pagerank`, `bfs`, `cc`, `nibble`, `mcf`, `gcc`, `xz`, `omnetpp`.
+    #[arg(long, value_delimiter = ',')]
+    pub benchmarks: Vec<String>,
+    /// Size of a graph; the paper's are of the 16 GB class.
+    #[arg(long, default_value = "512MiB")]
+    pub footprint: String,
+    /// Accesses of a benchmark that are counted (suffixes k, M, G).
+    #[arg(short = 'n', long, value_parser = count, default_value = "1M")]
+    pub accesses: u64,
+    /// Accesses before that, after its data is filled.
+    #[arg(long, value_parser = count, default_value = "500k")]
+    pub warmup: u64,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Check every access against the oracle.
+    #[arg(long)]
+    pub verify: bool,
+}
+
 /// What can be reproduced.
 #[derive(Debug, Subcommand)]
 pub enum Reproduced {
     /// Cycles per update and walk share of GUPS, 64 GiB, on the Mitosis machine.
     Gups,
+    /// PTEMagnet: benchmarks in a VM alone, with a heavy co-runner and with a mix, without
+    /// reservations and with them.
+    Ptemagnet(PteMagnetArgs),
     /// Nanoseconds per access by footprint, 256 KiB to 8 GiB, on a Zen 4 in a VM.
     TlbCurve {
         /// Only these columns: `page_4k`, `page_2m`, `line_4k`, `gups_4k`, `grp8_4k` and so on.

@@ -61,6 +61,9 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {
             done(reproduce::curve(&columns, output))
         }
+        Some(Command::Reproduce { what: Reproduced::Ptemagnet(args) }) => {
+            done(reproduce::ptemagnet(&args, output))
+        }
         Some(Command::List { what }) => done(list(what, output)),
     }
 }

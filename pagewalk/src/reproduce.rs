@@ -1,5 +1,9 @@
 //! Measured numbers beside ours.
 
+mod ptemagnet;
+
+pub use ptemagnet::ptemagnet;
+
 use crate::cli::Output;
 use crate::progress::Bar;
 use anyhow::{Result, bail};

@@ -51,6 +51,7 @@ mod graph;
 mod growkv;
 mod gups;
 mod hashjoin;
+mod inference;
 mod kv;
 mod liblinear;
 mod mcf;
@@ -87,6 +88,7 @@ const ALL: &[Workload] = &[
     xz::WORKLOAD,
     growkv::WORKLOAD,
     churn::WORKLOAD,
+    inference::WORKLOAD,
 ];
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! vertices that have enough probability.
 //!
 //! Source: the truncated random walk of Spielman and Teng (STOC 2004) as parallel frameworks
-//! run it (Shun, Roosta-Khorasani, Fountoulakis, Mahoney, PVLDB 2016; GPOP, PPoPP 2019): in
+//! run it (Shun, Roosta-Khorasani, Fountoulakis, Mahoney, PVLDB 2016; the GPOP framework, PPOPP 2019): in
 //! each iteration every vertex of the frontier reads its probability and row start, keeps half, and adds
 //! a share of the other half to each neighbour; a filter over what was reached makes the
 //! next frontier. The frontier is a list; its vertices are anywhere in the graph.

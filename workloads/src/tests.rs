@@ -64,6 +64,7 @@ const GOLDEN: &[(&str, u64, u64)] = &[
     ("xz", 0x59f8986c3633df36, 0x2abec2902fed8025),
     ("growkv", 0x9a29131e8d346b3b, 0x798a8fe27f5e10f6),
     ("churn", 0x825b4b4a2205399e, 0x4637d7618d36214d),
+    ("inference", 0x2c4786a281c1f699, 0x5141e70b78ec4dfe),
 ];
 
 #[test]

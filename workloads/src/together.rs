@@ -1,8 +1,8 @@
 //! Several programs on one machine: the processes of several sources in one.
 //!
 //! `a + b + c` runs the three at the same time, each on cores of its own while there
-//! are enough. A scheduler model takes turns: each program runs for `quantum` accesses,
-//! then the next. With a core for each thread that is how far clocks of cores that run
+//! are enough. A scheduler model takes turns: each program runs for `quantum` accesses of
+//! each of its threads, then the next. With a core for each thread that is how far clocks of cores that run
 //! side by side drift apart; where threads share a core it is their time slice.
 //!
 //! What a program alone fills before it starts (`populate`) is filled here while
@@ -15,7 +15,7 @@ use machine::input::{
 
 use crate::registry::{WorkloadError, build};
 
-/// Accesses of a program's turn. Faults interleave at a finer grain than a batch of the per-CPU lists.
+/// Accesses of a thread's turn. Faults interleave at a finer grain than a batch of the per-CPU lists.
 pub const QUANTUM: usize = 32;
 /// Pages that a thread fills before the next of its program does.
 const RUN: u64 = 16;
@@ -25,7 +25,6 @@ const FILL_INSNS: u16 = 300;
 /// Programs that run at the same time.
 pub struct Together {
     members: Vec<Member>,
-    quantum: usize,
     turn: usize,
     /// Processes and threads of all members so far.
     processes: u16,
@@ -49,6 +48,8 @@ struct Member {
     block: Block,
     taken: usize,
     more: More,
+    /// Accesses of its turn: as many for each of its threads.
+    quantum: usize,
 }
 
 impl Member {
@@ -68,7 +69,7 @@ impl Together {
         Ok(Together::new(sources, QUANTUM))
     }
 
-    /// These programs, `quantum` accesses in turn. The first threads are those of the first.
+    /// These programs, `quantum` accesses of each thread in turn. The first threads are those of the first.
     pub fn new(sources: Vec<Box<dyn Source + Send>>, quantum: usize) -> Together {
         let member = |source| Member {
             source,
@@ -78,14 +79,56 @@ impl Together {
             block: Block::new(),
             taken: 0,
             more: More::Yes,
+            quantum,
         };
         let members = sources.into_iter().map(member).collect();
-        Together { members, quantum: quantum.clamp(1, BLOCK), turn: 0, processes: 0, threads: 0 }
+        Together { members, turn: 0, processes: 0, threads: 0 }
+    }
+
+    /// How many programs there are.
+    pub fn programs(&self) -> usize {
+        self.members.len()
+    }
+
+    /// The program of a thread, once they are set up.
+    pub fn program_of(&self, thread: u16) -> usize {
+        self.members.iter().position(|member| member.threads.contains(&thread)).unwrap_or(0)
     }
 
     /// How many pages each program fills before it begins.
     pub fn filling(&self) -> Vec<u64> {
         self.members.iter().map(|member| member.fill.len() as u64).collect()
+    }
+
+    /// The next turn of one program, instead of whose turn it is. Says whether the program has more.
+    ///
+    /// # Errors
+    /// As [`Source::fill`].
+    pub fn fill_from(&mut self, at: usize, block: &mut Block) -> Result<More, SourceError> {
+        block.clear();
+        let member = &mut self.members[at];
+        if !member.fill.is_empty() {
+            let rest = member.fill.len().saturating_sub(member.quantum);
+            block.accesses.extend(member.fill.drain(rest..).rev());
+            return Ok(More::Yes);
+        }
+        if member.taken == member.block.accesses.len() && member.more == More::Yes {
+            member.more = member.source.fill(&mut member.block)?;
+            member.taken = 0;
+            for access in &mut member.block.accesses {
+                access.thread = member.threads.get(usize::from(access.thread)).copied().unwrap_or(u16::MAX);
+            }
+        }
+        let end = (member.taken + member.quantum).min(member.block.accesses.len());
+        block.accesses.extend_from_slice(&member.block.accesses[member.taken..end]);
+        member.taken = end;
+        if end == member.block.accesses.len() {
+            for event in std::mem::take(&mut self.members[at].block.events) {
+                let event = self.renumber(at, event)?;
+                block.events.push(event);
+            }
+        }
+        Ok(if self.members[at].ended() { More::No } else { More::Yes })
     }
 
     /// The event in this world's numbers; new processes and threads get the next.
@@ -173,6 +216,7 @@ impl Source for Together {
                 member.threads.push(all.threads.len() as u16);
                 all.threads.push(ThreadSetup { process: first + thread.process });
             }
+            member.quantum = (member.quantum * setup.threads.len()).clamp(1, BLOCK);
             for (at, process) in setup.processes.iter_mut().enumerate() {
                 let its: Vec<u16> = (setup.threads.iter().zip(&member.threads))
                     .filter(|(thread, _)| usize::from(thread.process) == at)
@@ -201,28 +245,7 @@ impl Source for Together {
             return Ok(More::No);
         };
         self.turn = (at + 1) % self.members.len();
-        let member = &mut self.members[at];
-        if !member.fill.is_empty() {
-            let rest = member.fill.len().saturating_sub(self.quantum);
-            block.accesses.extend(member.fill.drain(rest..).rev());
-            return Ok(More::Yes);
-        }
-        if member.taken == member.block.accesses.len() && member.more == More::Yes {
-            member.more = member.source.fill(&mut member.block)?;
-            member.taken = 0;
-            for access in &mut member.block.accesses {
-                access.thread = member.threads.get(usize::from(access.thread)).copied().unwrap_or(u16::MAX);
-            }
-        }
-        let end = (member.taken + self.quantum).min(member.block.accesses.len());
-        block.accesses.extend_from_slice(&member.block.accesses[member.taken..end]);
-        member.taken = end;
-        if end == member.block.accesses.len() {
-            for event in std::mem::take(&mut self.members[at].block.events) {
-                let event = self.renumber(at, event)?;
-                block.events.push(event);
-            }
-        }
+        self.fill_from(at, block)?;
         Ok(if self.members.iter().all(Member::ended) { More::No } else { More::Yes })
     }
 }
@@ -234,7 +257,7 @@ mod tests {
     fn drain(source: &mut dyn Source, most: usize) -> (Vec<Access>, Vec<Event>) {
         let (mut accesses, mut events, mut block) = (Vec::new(), Vec::new(), Block::new());
         while accesses.len() < most && source.fill(&mut block).unwrap() == More::Yes {
-            assert!(block.accesses.len() <= QUANTUM);
+            assert!(block.accesses.len() <= 2 * QUANTUM);
             accesses.extend_from_slice(&block.accesses);
             events.append(&mut block.events);
         }

@@ -314,6 +314,17 @@ impl World {
         self.watch.restart(&self.machine);
     }
 
+    /// The clock of a core, in cycles.
+    pub fn clock(&self, cpu: CpuId) -> u64 {
+        self.machine.cores[cpu.index()].timing.elapsed() / TICKS
+    }
+
+    /// A core does nothing until its clock is at `cycle`.
+    pub fn idle_until(&mut self, cpu: CpuId, cycle: u64) {
+        let wait = cycle.saturating_sub(self.clock(cpu));
+        self.machine.spend(cpu, wait * TICKS);
+    }
+
     /// Cycles of each core until now.
     pub fn cycles(&self) -> Vec<u64> {
         self.machine.cores.iter().map(|c| c.timing.elapsed() / TICKS).collect()

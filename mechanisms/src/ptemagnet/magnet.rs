@@ -3,7 +3,7 @@
 use super::part::Part;
 use super::reservation::mask;
 use super::settings::{SHARE, Settings};
-use alloc::collections::BTreeMap;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 use paging::frames::{AllocRequest, FrameState, MAX_NODES, Mobility, NodeId, NodeSet};
@@ -47,7 +47,8 @@ struct Space {
 #[derive(Debug, Default)]
 pub struct PteMagnet {
     settings: Settings,
-    spaces: BTreeMap<u32, Space>,
+    /// By number.
+    spaces: Vec<Option<Box<Space>>>,
     /// Frames kept unused, by node.
     unused: [u64; MAX_NODES],
     /// The threshold in frames, as last worked out.
@@ -70,11 +71,16 @@ impl PteMagnet {
     }
     /// Bytes that the tables of reservations take.
     pub fn bytes(&self) -> usize {
-        self.spaces.values().map(|space| space.part.bytes()).sum()
+        self.spaces.iter().flatten().map(|space| space.part.bytes()).sum()
     }
     /// Frames that the reservations of `space` keep unused.
     pub fn reserved_by(&self, space: u32) -> u64 {
-        self.spaces.get(&space).map_or(0, |space| space.unused)
+        self.space(space).map_or(0, |space| space.unused)
+    }
+
+    /// Frames that are kept unused on `node`.
+    pub fn reserved_on(&self, node: NodeId) -> u64 {
+        self.unused[node.index()]
     }
 
     fn region(&self, page: u64) -> (u64, u32) {
@@ -85,9 +91,28 @@ impl PteMagnet {
         self.unused.iter().sum()
     }
 
+    #[inline]
+    fn space(&self, id: u32) -> Option<&Space> {
+        self.spaces.get(id as usize)?.as_deref()
+    }
+
+    #[inline]
+    fn space_mut(&mut self, id: u32) -> Option<&mut Space> {
+        self.spaces.get_mut(id as usize)?.as_deref_mut()
+    }
+
+    /// The space of a number; it begins when it is first named.
+    fn begin(&mut self, id: u32) -> &mut Space {
+        let at = id as usize;
+        if at >= self.spaces.len() {
+            self.spaces.resize_with(at + 1, || None);
+        }
+        self.spaces[at].get_or_insert_default()
+    }
+
     fn add(&mut self, space: u32, node: NodeId, frames: u64) {
         self.unused[node.index()] += frames;
-        if let Some(space) = self.spaces.get_mut(&space) {
+        if let Some(space) = self.space_mut(space) {
             space.unused += frames;
         }
         self.stats.peak = self.stats.peak.max(self.keeps());
@@ -95,7 +120,7 @@ impl PteMagnet {
 
     fn sub(&mut self, space: u32, node: NodeId, frames: u64) {
         self.unused[node.index()] -= frames;
-        if let Some(space) = self.spaces.get_mut(&space) {
+        if let Some(space) = self.space_mut(space) {
             space.unused -= frames;
         }
     }
@@ -111,7 +136,7 @@ impl PteMagnet {
         let mut next = Some(request.space);
         let mut own = true;
         while let Some(id) = next {
-            let Some(space) = self.spaces.get_mut(&id) else { break };
+            let Some(space) = self.spaces.get_mut(id as usize).and_then(Option::as_deref_mut) else { break };
             next = space.parent;
             if let Some(entry) = space.part.find(region) {
                 let mut entry = entry.lock();
@@ -121,7 +146,8 @@ impl PteMagnet {
                     && let Some(frame) = entry.take(index, own)
                 {
                     drop(entry);
-                    self.sub(id, request.node, 1);
+                    space.unused -= 1;
+                    self.unused[request.node.index()] -= 1;
                     self.stats.served += 1;
                     self.stats.inherited += u64::from(!own);
                     let frame = Frame::new(frame);
@@ -144,7 +170,7 @@ impl PteMagnet {
         let first_page = region << self.settings.order();
         let inside = (request.area_end.min(first_page + u64::from(pages)))
             .saturating_sub(request.area_start.max(first_page));
-        let off = self.spaces.get(&request.space).is_none_or(|space| space.off);
+        let off = self.space(request.space).is_none_or(|space| space.off);
         if off || inside < 2 {
             return None;
         }
@@ -164,7 +190,7 @@ impl PteMagnet {
         };
         // What the region had before has given this page's frame away.
         self.dissolve(pool, request.space, region);
-        let part = &mut self.spaces.get_mut(&request.space)?.part;
+        let part = &mut self.space_mut(request.space)?.part;
         part.make(region).lock().begin(first.number(), pages, index);
         part.began(region);
         self.add(request.space, request.node, u64::from(pages) - 1);
@@ -196,13 +222,14 @@ impl PteMagnet {
     fn give_back<S: PhysSpace>(&mut self, pool: &mut FramePool<S>, nodes: NodeSet, want: u64) -> u64 {
         let on_nodes = |unused: &[u64; MAX_NODES]| nodes.iter().map(|n| unused[n.index()]).sum::<u64>();
         let mut given = 0;
-        let mut spaces: Vec<(u64, u32)> = self.spaces.iter().map(|(id, s)| (s.unused, *id)).collect();
+        let all = (0..self.spaces.len() as u32).map(|id| (self.reserved_by(id), id));
+        let mut spaces: Vec<(u64, u32)> = all.filter(|space| space.0 > 0).collect();
         spaces.sort_unstable_by_key(|&(unused, id)| (core::cmp::Reverse(unused), id));
         for (_, id) in spaces {
-            let (mut hand, mut ends) = (self.spaces.get(&id).map_or(0, |space| space.hand), 0);
+            let (mut hand, mut ends) = (self.space(id).map_or(0, |space| space.hand), 0);
             // To the end from where it was left, and once around.
             while given < want && ends < 2 && on_nodes(&self.unused) > 0 {
-                let Some(space) = self.spaces.get(&id).filter(|space| space.unused > 0) else { break };
+                let Some(space) = self.space(id).filter(|space| space.unused > 0) else { break };
                 let regions = space.part.pass(&mut hand);
                 ends += u32::from(regions.is_empty());
                 for region in regions {
@@ -212,7 +239,7 @@ impl PteMagnet {
                     }
                 }
             }
-            if let Some(space) = self.spaces.get_mut(&id) {
+            if let Some(space) = self.space_mut(id) {
                 space.hand = hand;
             }
         }
@@ -229,7 +256,7 @@ impl PteMagnet {
         region: u64,
         nodes: NodeSet,
     ) -> u64 {
-        let Some(space) = self.spaces.get_mut(&id) else { return 0 };
+        let Some(space) = self.space_mut(id) else { return 0 };
         let Some(entry) = space.part.find(region) else { return 0 };
         let mut entry = entry.lock();
         let Some(first) = entry.block() else { return 0 };
@@ -244,7 +271,7 @@ impl PteMagnet {
 
     /// Ends the reservation of a region, if there is one. Mapped pages live on.
     fn dissolve<S: PhysSpace>(&mut self, pool: &mut FramePool<S>, id: u32, region: u64) {
-        let Some(space) = self.spaces.get_mut(&id) else { return };
+        let Some(space) = self.space_mut(id) else { return };
         let Some(entry) = space.part.find(region) else { return };
         let mut entry = entry.lock();
         let Some(first) = entry.block() else { return };
@@ -276,7 +303,7 @@ impl PteMagnet {
 
     /// The frames for pages of `which` of a region will not be asked for.
     fn release<S: PhysSpace>(&mut self, pool: &mut FramePool<S>, id: u32, region: u64, which: u64) {
-        let Some(entry) = self.spaces.get_mut(&id).and_then(|space| space.part.find(region)) else { return };
+        let Some(entry) = self.space_mut(id).and_then(|space| space.part.find(region)) else { return };
         let mut entry = entry.lock();
         let Some(first) = entry.block() else { return };
         let (unused, mapped) = (entry.release(which), entry.mapped());
@@ -306,8 +333,8 @@ impl<S: PhysSpace> FrameSource<S> for PteMagnet {
     }
 
     fn limited(&mut self, space: u32, frames: Option<u64>) {
-        self.spaces.entry(space).or_default().off =
-            frames.is_some_and(|frames| frames < self.settings.min_limit);
+        let off = frames.is_some_and(|frames| frames < self.settings.min_limit);
+        self.begin(space).off = off;
     }
 
     fn unmapped(&mut self, pool: &mut FramePool<S>, gone: &Unmapped<S>) -> bool {
@@ -316,7 +343,7 @@ impl<S: PhysSpace> FrameSource<S> for PteMagnet {
         }
         let (region, index) = self.region(gone.page);
         let room = self.keeps() < self.threshold;
-        let Some(space) = self.spaces.get_mut(&gone.space) else { return false };
+        let Some(space) = self.space_mut(gone.space) else { return false };
         let Some(entry) = space.part.find(region) else { return false };
         let mut entry = entry.lock();
         let keep = gone.last && !space.off && room;
@@ -341,7 +368,7 @@ impl<S: PhysSpace> FrameSource<S> for PteMagnet {
         let order = self.settings.order();
         let (start, end) = (page, page + pages);
         let regions: Range<u64> = start >> order..(end + u64::from(self.settings.pages() - 1)) >> order;
-        let Some(of) = self.spaces.get_mut(&space).filter(|space| space.unused > 0) else { return };
+        let Some(of) = self.space_mut(space).filter(|space| space.unused > 0) else { return };
         for region in of.part.within(regions) {
             let first = region << order;
             let all = mask(self.settings.pages());
@@ -353,18 +380,18 @@ impl<S: PhysSpace> FrameSource<S> for PteMagnet {
     }
 
     fn forked(&mut self, _pool: &mut FramePool<S>, parent: u32, child: u32) {
-        self.spaces.entry(child).or_default().parent = Some(parent);
+        self.begin(child).parent = Some(parent);
     }
 
     fn exited(&mut self, pool: &mut FramePool<S>, space: u32) {
-        let regions = self.spaces.get_mut(&space).map(|gone| gone.part.within(0..u64::MAX));
+        let regions = self.space_mut(space).map(|gone| gone.part.within(0..u64::MAX));
         for region in regions.unwrap_or_default() {
             self.dissolve(pool, space, region);
         }
-        let Some(gone) = self.spaces.remove(&space) else { return };
+        let Some(gone) = self.spaces.get_mut(space as usize).and_then(Option::take) else { return };
         debug_assert_eq!(gone.unused, 0, "an ended space keeps nothing");
         // Its children are its parent's: what that one reserved is still for the pages they share.
-        for child in self.spaces.values_mut().filter(|other| other.parent == Some(space)) {
+        for child in self.spaces.iter_mut().flatten().filter(|other| other.parent == Some(space)) {
             child.parent = gone.parent;
         }
     }

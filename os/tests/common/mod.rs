@@ -12,6 +12,8 @@ use paging::{
     HostLeaf, HostPhys, Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The content of memory that nobody wrote: reading it is a leak.
 pub const GARBAGE: u64 = 0xdead_dead;
@@ -42,6 +44,8 @@ pub struct Machine {
     pub costs: Vec<Cost>,
     pub work: Work,
     pub shootdowns: u64,
+    /// Frames of each node that a mechanism keeps unused: none may be left when a page is swapped out.
+    pub kept: Option<Arc<[AtomicU64; 2]>>,
     /// Drop the next shootdowns: a bug that the harness must notice.
     pub deaf: bool,
 }
@@ -139,6 +143,11 @@ impl Hardware<HostPhys> for Machine {
         self.disk.insert((file, page), value);
     }
     fn swap_out(&mut self, _cpu: CpuId, frame: Hfn, slot: u64) {
+        if let Some(kept) = &self.kept {
+            // Nodes begin as in `layout`.
+            let node = usize::from(frame.number() >= 0x10000);
+            assert_eq!(kept[node].load(Ordering::Relaxed), 0, "{frame:?} is swapped out before what is kept");
+        }
         self.assert_still(frame, 0);
         let value = self.read(frame);
         self.swap.insert(slot, value);

@@ -1,0 +1,194 @@
+//! `pagewalk reproduce ptemagnet`: the paper's numbers beside ours.
+
+use crate::cli::{Output, PteMagnetArgs};
+use crate::progress::Bar;
+use crate::report::thousands;
+use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use lab::reproduce::ptemagnet::{self, Choice, Company, Limit, Measured, Pair, Report};
+use std::fmt::Write;
+
+/// Runs it and prints it.
+pub fn ptemagnet(args: &PteMagnetArgs, output: Output) -> Result<()> {
+    let choice = Choice {
+        benchmarks: args.benchmarks.clone(),
+        footprint: args.footprint.clone(),
+        accesses: args.accesses,
+        warmup: args.warmup,
+        seed: args.seed,
+        verify: args.verify,
+    };
+    let bar = Bar::new(output.quiet);
+    let report = ptemagnet::run(&choice, &mut |p| bar.show(p))?;
+    bar.end();
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&report)? + "\n"));
+    }
+    crate::print(&text(&report, &choice))
+}
+
+/// The change from `a` to `b`, in percent.
+fn change(a: f64, b: f64) -> String {
+    if a == 0.0 { "-".to_string() } else { format!("{:+.1}%", 100.0 * (b / a - 1.0)) }
+}
+
+fn text(report: &Report, choice: &Choice) -> String {
+    let mut text = format!(
+        "PTEMagnet (ASPLOS 2021) on {}\nGraphs of {}, {} accesses of each benchmark counted after {} of warm-up; \
+         other programs on cores of their own.\n\n",
+        report.machine,
+        choice.footprint,
+        thousands(choice.accesses),
+        thousands(choice.warmup)
+    );
+    text += &benchmarks(&report.pairs);
+    text += "\nlines: cache lines of host entries per cache line of guest entries, 1 to 8, without and with \
+             reservations. The rest is\nthe change that reservations make: cycles with a walk in progress, cycles of \
+             references to the VM's table, leaf entries\nof that table served by memory, execution time, blocks handed \
+             out by the guest's allocator; kept: the most frames that\nwere reserved and not used, as a share of what \
+             the programs fill.\n";
+    text += &beside(&report.pairs);
+    text += &fault(report);
+    text += &limits(&report.limits);
+    if choice.verify {
+        text += "\nThe oracle checked every access of every program and found no mismatch.\n";
+    }
+    text
+}
+
+fn benchmarks(pairs: &[Pair]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["", "", "lines", "", "walk", "host", "host PTEs", "time", "allocator", "kept"]);
+    table.add_row(["", "", "without", "with", "cycles", "cycles", "from memory", "", "calls", ""]);
+    for Pair { benchmark, company, without, with } in pairs {
+        let of = |get: fn(&Measured) -> u64| change(get(without) as f64, get(with) as f64);
+        table.add_row([
+            if *company == Company::Alone { benchmark.clone() } else { String::new() },
+            company.name().to_string(),
+            format!("{:.2}", without.lines.mean),
+            format!("{:.2}", with.lines.mean),
+            of(|m| m.walk_cycles),
+            of(|m| m.host_cycles),
+            of(|m| m.host_from_memory),
+            of(|m| m.cycles),
+            of(|m| m.allocations),
+            format!("{:.2}%", 100.0 * kept(with)),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect()
+}
+
+/// The most frames kept unused, as a share of the pages that the programs fill.
+fn kept(with: &Measured) -> f64 {
+    with.reserved_peak as f64 / with.pages.max(1) as f64
+}
+
+/// A quantity, its change from alone to co-located, and from there to reservations, as in the paper.
+type Part = (&'static str, fn(&Measured) -> f64, &'static str, &'static str);
+
+/// The paper's numbers beside ours, with how far to trust them.
+fn beside(pairs: &[Pair]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["", "paper", "here", "source of the paper's value"]);
+    let mut row = |what: &str, paper: &str, here: String, trust: &str| {
+        table.add_row([what.to_string(), paper.to_string(), here, trust.to_string()]);
+    };
+    let find = |name: &str, company| pairs.iter().find(|p| p.benchmark == name && p.company == company);
+    const RECALLED: &str = "from memory, medium trust [M-m]";
+    if let (Some(alone), Some(heavy)) = (find("pagerank", Company::Alone), find("pagerank", Company::Heavy)) {
+        let (a, b, c) = (&alone.without, &heavy.without, &heavy.with);
+        let parts: [Part; 5] = [
+            ("execution time", |m| m.cycles as f64, "+11%", "-7%"),
+            ("walk cycles", |m| m.walk_cycles as f64, "+61%", "-17%"),
+            ("host-dimension cycles", |m| m.host_cycles as f64, "+117%", "-26%"),
+            ("host PTEs from memory", |m| m.host_from_memory as f64, "+283%", "-13%"),
+            ("host lines per guest line", |m| m.lines.mean, "+242%", "-66%"),
+        ];
+        row("pagerank, heavy co-runner against alone", "", String::new(), "");
+        for (what, get, paper, _) in parts {
+            row(&format!("  {what}"), paper, change(get(a), get(b)), RECALLED);
+        }
+        row("pagerank, heavy co-runner, with reservations", "", String::new(), "");
+        for (what, get, _, paper) in parts {
+            row(&format!("  {what}"), paper, change(get(b), get(c)), RECALLED);
+        }
+    }
+    for (company, paper_mean, paper_max, trust) in [
+        (Company::Heavy, "4%", "9%", "abstract [F:abs]"),
+        (Company::Mix, "3-4%", "5-10%", "from memory, low trust [M-l]"),
+    ] {
+        let gains: Vec<f64> = pairs.iter().filter(|p| p.company == company).map(Pair::gain).collect();
+        if gains.is_empty() {
+            continue;
+        }
+        let mean = gains.iter().sum::<f64>() / gains.len() as f64;
+        let most = gains.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
+        let name = company.name();
+        row(&format!("less time, {name}, mean"), paper_mean, format!("{:.1}%", 100.0 * mean), trust);
+        row(&format!("less time, {name}, most"), paper_max, format!("{:.1}%", 100.0 * most), trust);
+    }
+    let most = |get: &dyn Fn(&Pair) -> f64| pairs.iter().map(get).fold(0.0, f64::max);
+    row(
+        "lines with reservations, most",
+        "about 1",
+        format!("{:.2}", most(&|p| p.with.lines.mean)),
+        "from memory, low trust [M-l]",
+    );
+    let shown = format!("{:.2}%", 100.0 * most(&|p| p.with.reserved_mean / p.with.pages.max(1) as f64));
+    row("reserved and not used, on average, most", "below 0.2%", shown, "theses and talks [F:KW]");
+    for column in table.column_iter_mut().skip(1).take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let lines: String = table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect();
+    format!("\n{lines}")
+}
+
+fn fault(report: &Report) -> String {
+    let f = report.fault;
+    format!(
+        "\nOur own fault path, by this machine's clock (first touch of a page, best of several runs):\n  \
+         {:.0} ns without, {:.0} ns with reservations ({}); with 4 KiB zeroed for each page {:.0} and {:.0} ns \
+         ({}).\n  Paper: -0.5% [F:KW], of a program that touches a large array. Allocator calls for 1000 pages: {:.0} \
+         and {:.0}.\n",
+        f.buddy,
+        f.ptemagnet,
+        change(f.buddy, f.ptemagnet),
+        f.buddy_zeroing,
+        f.ptemagnet_zeroing,
+        change(f.buddy_zeroing, f.ptemagnet_zeroing),
+        f.buddy_calls,
+        f.ptemagnet_calls,
+    )
+}
+
+fn limits(limits: &[Limit]) -> String {
+    let mut text = String::from("\nWhere it does not help, without and with reservations:\n");
+    for Limit { what, pair } in limits {
+        let each = |get: &dyn Fn(&Measured) -> f64| (get(&pair.without), get(&pair.with));
+        let lines = each(&|m| m.lines.mean);
+        let lines = match pair.without.lines.huge {
+            0 => format!("lines {:.2} and {:.2}", lines.0, lines.1),
+            _ => "huge pages, whose host entries are neighbours anyway".to_string(),
+        };
+        let walk = each(&|m| m.walk_cycles as f64 / m.walks.max(1) as f64);
+        let host = each(&|m| m.host_cycles as f64 / m.walks.max(1) as f64);
+        let _ = writeln!(
+            text,
+            "  {}, {what}:\n    {lines}; {} and {} walks, of {:.0} and {:.0} cycles ({}), {:.0} and {:.0} in the VM's table",
+            pair.benchmark,
+            thousands(pair.without.walks),
+            thousands(pair.with.walks),
+            walk.0,
+            walk.1,
+            change(walk.0, walk.1),
+            host.0,
+            host.1,
+        );
+    }
+    text
+}
