@@ -151,8 +151,13 @@ impl Timing {
     #[inline(always)]
     pub fn slow(&mut self, done: Ticks, retire: Ticks) {
         self.last_done = done;
-        self.retire = self.retire.max(retire);
-        if self.retire > self.now {
+        if retire <= self.retire {
+            // Done before one that is older: it retires with that one, which the
+            // window waits for first.
+            return;
+        }
+        self.retire = retire;
+        if retire > self.now {
             if self.slow_len == SLOW_RING {
                 // More slow accesses than the ring holds cannot be in a window
                 // that small; wait for the oldest.
@@ -161,7 +166,7 @@ impl Timing {
                 self.pop();
             }
             let place = (self.slow_head + self.slow_len) % SLOW_RING;
-            self.slow[place] = Slow { insn: self.insns, retire: self.retire };
+            self.slow[place] = Slow { insn: self.insns, retire };
             self.slow_len += 1;
             self.stall_at = self.slow[self.slow_head].insn + self.rob;
         }

@@ -33,17 +33,44 @@ pub struct NestedTlbArray {
     pub replacement: Replacement,
 }
 
+/// A table as a way holds it: frame numbers have 30 bits
+/// ([`paging::frames::MAX_FRAMES`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Table {
-    table: CachedTable,
+    frame: u32,
+    host: u32,
+    level: u8,
+    rights: Rights,
+    link: u8,
     /// The VM under which a guest's table was resolved.
     vm: u16,
 }
 
 impl Default for Table {
     fn default() -> Self {
-        let table = CachedTable { level: 0, frame: 0, host: Hfn::new(0), rights: Rights::ALL, link: 0 };
-        Table { table, vm: 0 }
+        Table { frame: 0, host: 0, level: 0, rights: Rights::ALL, link: 0, vm: 0 }
+    }
+}
+
+impl Table {
+    /// None for a frame that no memory has: a guest may write what it likes into
+    /// its tables.
+    #[inline(always)]
+    fn new(table: &CachedTable, vm: u16) -> Option<Table> {
+        let frame = u32::try_from(table.frame).ok()?;
+        let host = u32::try_from(table.host.number()).ok()?;
+        Some(Table { frame, host, level: table.level, rights: table.rights, link: table.link, vm })
+    }
+
+    #[inline(always)]
+    fn cached(&self) -> CachedTable {
+        CachedTable {
+            level: self.level,
+            frame: u64::from(self.frame),
+            host: Hfn::new(u64::from(self.host)),
+            rights: self.rights,
+            link: self.link,
+        }
     }
 }
 
@@ -106,7 +133,7 @@ impl Dimension {
             let prefix = prefix(addr, level);
             let key = table_key(prefix, tag, level);
             if let Some(found) = array.ways.get(array.index.set(prefix), key, |_| true) {
-                return Some(found.table);
+                return Some(found.cached());
             }
         }
         None
@@ -123,7 +150,8 @@ impl Dimension {
         let key = table_key(prefix, tag, table.level);
         let set = array.index.set(prefix);
         debug_assert!(!array.ways.contains(set, key), "a table that `get` would have found");
-        array.ways.insert(set, key, Table { table, vm });
+        let Some(entry) = Table::new(&table, vm) else { return };
+        array.ways.insert(set, key, entry);
         self.in_use |= 1 << table.level;
     }
 
