@@ -204,7 +204,7 @@ impl<M: TableMemory> Core<M> {
         let start = if request.fixed {
             let start = request.addr.map_or(0, Va::raw);
             let range = checked(start, len, limit)?;
-            if start & (request.page.bytes() - 1) != 0 || start < LOWEST {
+            if start & (request.page.bytes() - 1) != 0 || start < self.config.mmap_min_addr {
                 let why = "the address is not a multiple of the page size, or too low";
                 return Err(bad_range(start, len, why).into());
             }

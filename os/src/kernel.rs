@@ -49,6 +49,8 @@ pub struct KernelConfig {
     pub swap_slots: u64,
     /// Address spaces that keep their translations on a CPU at once (Linux: 6; 1 is a machine without PCIDs).
     pub pcids: u8,
+    /// The lowest address at which a process may ask for memory (Linux `vm.mmap_min_addr`: [`LOWEST`](crate::LOWEST)).
+    pub mmap_min_addr: u64,
     /// NUMA balancing.
     pub numa_balancing: NumaBalancing,
 }
@@ -67,6 +69,7 @@ impl KernelConfig {
             read_around: 32,
             swap_slots: 0,
             pcids: 6,
+            mmap_min_addr: crate::LOWEST,
             numa_balancing: NumaBalancing::default(),
         }
     }

@@ -63,7 +63,8 @@ fn placed<S: PhysSpace>(
 fn config(side: &Side, cpus: Vec<NodeId>, placing: Option<&Placing>) -> KernelConfig {
     // A real layout says for each part of a region whether its pages are huge.
     let thp = if placing.is_some() { thp(side).max(ThpMode::Madvise) } else { thp(side) };
-    KernelConfig { levels: side.levels, thp, ..KernelConfig::new(cpus) }
+    // Traces of other machines, and of physical memory, begin at 0.
+    KernelConfig { levels: side.levels, thp, mmap_min_addr: 0, ..KernelConfig::new(cpus) }
 }
 
 /// Sets pages aside for tables.
