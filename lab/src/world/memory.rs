@@ -171,6 +171,9 @@ impl World {
     /// as far as they are free, become memory.
     pub(super) fn map_implicit(&mut self, process: u16, va: Va) -> Result<(), WorldError> {
         let pid = self.process(process)?.pid;
+        if va.raw() >> (11 + 9 * self.plan.system.kernel.levels) != 0 {
+            return Err(WorldError::KernelHalf { va: va.raw() });
+        }
         let block = PageSize::Size2M;
         let (mut start, mut end) = (va.align_down(block).raw(), va.align_down(block).raw() + block.bytes());
         let neighbours = on_kernel!(self, |kernel, _hw, _files| kernel

@@ -78,6 +78,15 @@ pub enum WorldError {
         /// Why it failed.
         error: MmError,
     },
+    /// A trace of a kernel, too.
+    #[error(
+        "access at {va:#x} is in the kernel's half of the address space; only memory of processes is modelled, \
+         so a trace must be of programs alone"
+    )]
+    KernelHalf {
+        /// The address.
+        va: u64,
+    },
     /// The same access faults again and again.
     #[error("access at {va:#x} of process {process} still faults after {tries} tries: {fault:?}")]
     Stuck {

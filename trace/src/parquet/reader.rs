@@ -279,9 +279,11 @@ impl ParquetSource {
 
 impl TraceSource for ParquetSource {
     fn facts(&self) -> Facts {
-        let mut notes: Vec<String> = [(KEY_COMMAND, "made by"), (KEY_TOOL, "written by")]
-            .iter()
-            .filter_map(|(key, what)| Some(format!("{what}: {}", self.key(key)?)))
+        let mut notes: Vec<String> = self
+            .key(KEY_TOOL)
+            .filter(|tool| !tool.is_empty())
+            .map(|tool| format!("written by {tool}"))
+            .into_iter()
             .collect();
         if self.key(KEY_COMPLETE) == Some("false") {
             notes.push(

@@ -85,7 +85,7 @@ pub fn create(
 }
 
 fn choices() -> String {
-    format!("say which it is to be: --to {}", WRITABLE.map(Format::name).join("|"))
+    format!("say which it is to be: --to-format {}", WRITABLE.map(Format::name).join("|"))
 }
 
 fn by_name(path: &Path) -> Option<Format> {
@@ -125,7 +125,14 @@ pub fn convert(
     let mut source = open(from, reading)?;
     let setup = source.setup()?;
     let mut writing = writing.clone();
-    writing.about.command = writing.about.command.or(source.facts().command);
+    let facts = source.facts();
+    if writing.about.tool.is_empty() {
+        // How the accesses were captured is worth keeping, whoever wrote them down last.
+        let before = facts.notes.iter().find_map(|note| note.strip_prefix("written by "));
+        let before = before.map_or_else(|| format!("{} ({})", from.display(), facts.format), str::to_owned);
+        writing.about.tool = format!("pagewalk {}, from {before}", env!("CARGO_PKG_VERSION"));
+    }
+    writing.about.command = writing.about.command.or(facts.command);
     copy(&mut *source, create(to, &setup, &writing)?)
 }
 
