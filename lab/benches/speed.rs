@@ -87,6 +87,7 @@ fn main() {
                 verify: false,
                 layout: None,
                 threads: 1,
+                dump_tables: None,
             };
             let plan = plan(&experiment, experiment.systems[0], &replay.setup).expect("a system that fits");
             let start = cpu_time();

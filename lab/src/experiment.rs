@@ -7,7 +7,7 @@
 use crate::layout::RealLayout;
 use crate::outcome::{Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio};
 use crate::system::System;
-use crate::world::{Plan, World, WorldError};
+use crate::world::{Plan, TableDump, World, WorldError};
 use machine::input::{Block, More, Setup, Source, SourceError};
 use machine::metrics::Counters;
 use machine::profile::Profile;
@@ -38,6 +38,15 @@ pub struct Experiment {
     pub layout: Option<Arc<RealLayout>>,
     /// Worker threads; 0 for one a core.
     pub threads: usize,
+    /// Dump page tables at the end, and whenever so many accesses were made.
+    pub dump_tables: Option<DumpTables>,
+}
+
+/// When page tables are dumped, besides at the end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DumpTables {
+    /// Each time that so many accesses were made, warm-up included.
+    pub every: Option<u64>,
 }
 
 /// How far a run is.
@@ -87,6 +96,8 @@ struct Run {
     warmup: u64,
     end: Option<u64>,
     start: Start,
+    dump: Option<DumpTables>,
+    dumps: Vec<TableDump>,
 }
 
 /// State at the end of the warm-up.
@@ -118,6 +129,17 @@ impl Run {
 
     /// Runs a block, split where the warm-up ends and cut where counting does.
     fn block(&mut self, block: &Block) -> Result<(), WorldError> {
+        let before = self.seen;
+        self.accesses(block)?;
+        if let Some(every) = self.dump.and_then(|dump| dump.every)
+            && before / every < self.seen / every
+        {
+            self.dumps.extend(self.world.dump_tables(self.seen));
+        }
+        Ok(())
+    }
+
+    fn accesses(&mut self, block: &Block) -> Result<(), WorldError> {
         let n = block.accesses.len() as u64;
         let limit = self.end.map_or(n, |end| n.min(end.saturating_sub(self.seen)));
         let before = self.seen;
@@ -142,7 +164,11 @@ impl Run {
         self.world.run(&part)
     }
 
-    fn finish(self, experiment: &Experiment, workload: &str) -> Outcome {
+    fn finish(mut self, experiment: &Experiment, workload: &str) -> Outcome {
+        if self.dump.is_some() && self.dumps.last().is_none_or(|dump| dump.after < self.seen) {
+            self.dumps.extend(self.world.dump_tables(self.seen));
+        }
+        let table_dumps = std::mem::take(&mut self.dumps);
         let world = &self.world;
         let counters = world.machine().counters();
         let cycles: Vec<u64> = world
@@ -173,11 +199,12 @@ impl Run {
             layout: world.placed(),
             host_lines: world.host_lines().map(Into::into),
             verified: world.verified(),
+            table_dumps,
         }
     }
 }
 
-fn translation(world: &World, counters: &Counters, cycles: u64) -> TranslationCost {
+pub(crate) fn translation(world: &World, counters: &Counters, cycles: u64) -> TranslationCost {
     let sum = |f: &dyn Fn(&machine::timing::Timing) -> u64| {
         world.machine().cores.iter().map(|c| f(&c.timing)).sum::<u64>() / TICKS
     };
@@ -288,7 +315,16 @@ pub fn run(
         let world = World::new(plan, &setup)
             .map_err(|error| ExperimentError::World { system: name.clone(), error: Box::new(error) })?;
         let end = experiment.accesses.map(|n| n.saturating_add(experiment.warmup));
-        let mut run = Run { name, world, seen: 0, warmup: experiment.warmup, end, start: Start::default() };
+        let mut run = Run {
+            name,
+            world,
+            seen: 0,
+            warmup: experiment.warmup,
+            end,
+            start: Start::default(),
+            dump: experiment.dump_tables,
+            dumps: Vec::new(),
+        };
         if run.warmup == 0 {
             run.mark();
         }

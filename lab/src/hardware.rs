@@ -11,10 +11,10 @@ use machine::timing::TICKS;
 use machine::{Machine, Scope};
 use os::hypervisor::VmId;
 use os::{
-    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, PageRange, RootLoad, Shootdown, SpaceId, SpaceKind,
-    Syscall,
+    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad, Shootdown, SpaceId,
+    SpaceKind, Syscall,
 };
-use paging::frames::{CpuId, MAX_NODES};
+use paging::frames::{CpuId, MAX_NODES, NodeId};
 use paging::{Arena, AsidVmid, Gfn, GuestPhys, Hfn, HostPhys, Intent, Work};
 use std::collections::HashMap;
 
@@ -303,6 +303,15 @@ impl GuestHardware<'_> {
         // itself then meets the same failure, which is reported there.
         self.host.vm_fault(&mut hardware, cpu, self.vm, frame.base(), Intent::WRITE).ok()?;
         self.host.host_frame(self.vm, frame).ok().flatten()
+    }
+
+    /// The guest asks the hypervisor that `frames` of its frames lie on a node.
+    ///
+    /// # Errors
+    /// If the host has no memory left.
+    pub fn place(&mut self, cpu: CpuId, start: Gfn, frames: u64, node: NodeId) -> Result<u64, MmError> {
+        let mut hardware = HostHardware(self.shared.reborrow());
+        self.host.place_vm_memory(&mut hardware, cpu, self.vm, start, frames, node)
     }
 
     /// The guest invalidates translations of one of its spaces: an exit.

@@ -1,6 +1,7 @@
 //! Systems, experiments, metrics and results.
 
 pub mod experiment;
+pub mod figures;
 pub mod hardware;
 pub mod huge;
 pub mod layout;

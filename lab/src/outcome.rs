@@ -1,5 +1,6 @@
 //! What an experiment found, as data: the same for people and for programs.
 
+use crate::world::TableDump;
 use machine::metrics::{Counters, Served};
 use paging::lines::HostLines;
 use serde::Serialize;
@@ -50,6 +51,9 @@ pub struct Outcome {
     pub host_lines: Option<LineCounts>,
     /// Accesses checked by the oracle; `None` without `--verify`.
     pub verified: Option<u64>,
+    /// Dumps of page tables, if they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub table_dumps: Vec<TableDump>,
 }
 
 /// Frames of 4 KiB of a process that has a real layout, since the start.

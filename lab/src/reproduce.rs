@@ -56,6 +56,7 @@ fn modelled(
         verify: false,
         layout: None,
         threads: 0,
+        dump_tables: None,
     };
     let mut source = workloads::build(workload, 1).map_err(|error| machine::input::SourceError {
         what: workload.to_string(),

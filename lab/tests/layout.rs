@@ -50,6 +50,7 @@ fn experiment(system: &str, snapshot: &Snapshot) -> Experiment {
         verify: true,
         layout: Some(Arc::new(RealLayout::new(snapshot))),
         threads: 1,
+        dump_tables: None,
     }
 }
 

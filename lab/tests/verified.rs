@@ -18,6 +18,7 @@ fn experiment(systems: &[&str], accesses: u64) -> Experiment {
         verify: true,
         layout: None,
         threads: 0,
+        dump_tables: None,
     }
 }
 

@@ -126,6 +126,18 @@ impl<T: TlbTag> Machine<T> {
         })
     }
 
+    /// How long a cache line takes from one core to another: from the last-level
+    /// cache that they share, or over the link between their sockets.
+    pub fn line_transfer(&self, from: CpuId, to: CpuId) -> Ticks {
+        let (from, to) = (&self.cores[from.index()], &self.cores[to.index()]);
+        let shared = to.latencies.llc;
+        if from.socket == to.socket {
+            shared
+        } else {
+            self.uncore.memory.unloaded(from.node, to.node).max(shared)
+        }
+    }
+
     /// Software runs on a core for `ticks`.
     pub fn spend(&mut self, cpu: CpuId, ticks: Ticks) {
         self.cores[cpu.index()].timing.serialize(ticks);

@@ -307,7 +307,8 @@ fn a_dump_shows_where_tables_and_data_are() {
     }
     pair.apply(&Action::Map { page: 1024, size: PageSize::Size2M, frame: 3 * PER_NODE, node: 0 });
     let dump = |pair: &Pair, before: Option<&Dump>| {
-        Dump::take(&pair.table, &pair.world.mem, &pair.world.pool, NODES, 7, before)
+        let node_of = |frame| pair.world.pool.node_of(frame);
+        Dump::take(&pair.table, &pair.world.mem, &node_of, NODES, 7, before)
     };
     let first = dump(&pair, None);
     let leaf = first.tables(1, NodeId(2));

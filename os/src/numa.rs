@@ -217,7 +217,11 @@ impl<M: TableMemory> Core<M> {
     }
 
     /// Lets page tables follow the data (a mechanism may; the baseline does not).
-    fn follow_data<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) -> u64 {
+    pub(crate) fn follow_data<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+    ) -> u64 {
         let mut flush = Flush::none();
         let moved = self.env(cx.cpu, |env| space.table.rebalance(env, &mut flush));
         if moved > 0 {
@@ -325,7 +329,7 @@ impl<M: TableMemory> Kernel<M> {
         Ok(moved)
     }
 
-    /// As [`rebalance_tables`](Self::rebalance_tables), for a VM's table.
+    /// As [`rebalance_tables`](Self::rebalance_tables), for a VM's table, or its shadow tables.
     ///
     /// # Errors
     /// [`MmError::NoVm`].
@@ -336,7 +340,11 @@ impl<M: TableMemory> Kernel<M> {
         vm: VmId,
     ) -> Result<u64, MmError> {
         let mut cx = self.cx(hw, cpu)?;
-        let moved = self.on_vm(&mut cx, vm, |core, vm, cx| Ok(core.follow_data(&mut vm.space, cx)))?;
+        // Under shadow paging no walker is in the VM's own table; what is made from it would go if it moved.
+        let moved = match self.shadow(vm) {
+            Ok(_) => self.rebalance_shadow(&mut cx, vm),
+            Err(_) => self.on_vm(&mut cx, vm, |core, vm, cx| Ok(core.follow_data(&mut vm.space, cx)))?,
+        };
         self.core.charge(&mut cx, Cost::Background);
         Ok(moved)
     }

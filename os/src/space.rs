@@ -80,6 +80,9 @@ impl<M: TableMemory> Tables<M> for SingleTables {
     fn vm(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<GuestPhys, M>> {
         Box::new(OneCopy { fixed: self.fixed })
     }
+    fn shadow(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        Box::new(OneCopy { fixed: self.fixed })
+    }
 }
 
 /// What an [`MmuNotifier`] works with.

@@ -253,12 +253,40 @@ pub enum Reproduced {
     /// PTEMagnet: benchmarks in a VM alone, with a heavy co-runner and with a mix, without
     /// reservations and with them.
     Ptemagnet(PteMagnetArgs),
+    /// Mitosis: programs whose page tables are remote, and on four sockets, with copies and without.
+    ///
+    /// Figures: `migration` (6, 10a), `migration-thp` (10b), `sockets` (9).
+    Mitosis(Figures),
+    /// vMitosis: the same in a VM, for the guest's table and the VM's.
+    ///
+    /// Figures: `thin` (1, 3), `thin-thp` (3), `shadow`, `wide` (4), `oblivious` (5).
+    Vmitosis(Figures),
     /// Nanoseconds per access by footprint, 256 KiB to 8 GiB, on a Zen 4 in a VM.
     TlbCurve {
         /// Only these columns: `page_4k`, `page_2m`, `line_4k`, `gups_4k`, `grp8_4k` and so on.
         #[arg(long, value_delimiter = ',')]
         columns: Vec<String>,
     },
+}
+
+/// Which cells of a paper's figures.
+#[derive(Debug, Args, Clone, Default)]
+pub struct Figures {
+    /// Only these figures, by our name or the paper's number.
+    #[arg(long, value_delimiter = ',')]
+    pub figure: Vec<String>,
+    /// Only these workloads.
+    #[arg(short, long, value_delimiter = ',')]
+    pub workload: Vec<String>,
+    /// Only these configurations, by the paper's letters (and the one that they are compared with).
+    #[arg(long, value_delimiter = ',')]
+    pub config: Vec<String>,
+    /// Divide footprints and each node's memory by this, for a quick look.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub divide: u64,
+    /// Worlds that are simulated at once: each takes up to 24 MiB for each GiB of footprint; 0 for one a core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
 }
 
 /// What runs where.
@@ -283,6 +311,10 @@ pub struct Experiment {
     /// Check every access against the oracle.
     #[arg(long)]
     pub verify: bool,
+    /// Dump page tables at the end, and whenever EVERY accesses were made: for each
+    /// level and socket, table pages, where their entries point, and what changed.
+    #[arg(long, value_name = "EVERY", value_parser = nonzero, num_args = 0..=1, require_equals = true)]
+    pub dump_tables: Option<Option<u64>>,
     /// Start from the layout of a real process (`pagewalk snapshot`): its addresses, page sizes, frames' contiguity
     /// and nodes, in place of the model's own choices.
     #[arg(long, value_name = "SNAPSHOT")]
@@ -304,6 +336,7 @@ impl Experiment {
             warmup: None,
             seed: 1,
             verify: false,
+            dump_tables: None,
             layout: None,
             capture: Capture::default(),
             command: Vec::new(),
@@ -340,6 +373,11 @@ pub fn count(text: &str) -> Result<u64, String> {
     let number: u64 =
         digits.parse().map_err(|_| format!("`{text}` is no count; write 500000, 500k, 2M or 1G"))?;
     number.checked_mul(factor).ok_or_else(|| format!("`{text}` does not fit in 64 bits"))
+}
+
+/// A count that is not 0.
+fn nonzero(text: &str) -> Result<u64, String> {
+    count(text).and_then(|n| if n > 0 { Ok(n) } else { Err("at least 1".to_string()) })
 }
 
 #[cfg(test)]

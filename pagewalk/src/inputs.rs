@@ -4,7 +4,7 @@ use crate::cli;
 use crate::live::Program;
 use anyhow::{Context, Result, bail};
 use lab::System;
-use lab::experiment::Experiment;
+use lab::experiment::{DumpTables, Experiment};
 use lab::layout::RealLayout;
 use machine::input::Source;
 use machine::profile::Profile;
@@ -125,6 +125,7 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         verify: args.verify,
         layout,
         threads: 0,
+        dump_tables: args.dump_tables.map(|every| DumpTables { every }),
     };
     Ok((experiment, input))
 }

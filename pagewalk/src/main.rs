@@ -2,6 +2,7 @@
 
 mod cli;
 mod explain;
+mod figures;
 mod inputs;
 mod live;
 mod progress;
@@ -58,6 +59,12 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),
         Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
         Some(Command::Reproduce { what: Reproduced::Gups }) => done(reproduce::gups(output)),
+        Some(Command::Reproduce { what: Reproduced::Mitosis(figures) }) => {
+            done(figures::print(&lab::figures::MITOSIS_FIGURES, &figures, output))
+        }
+        Some(Command::Reproduce { what: Reproduced::Vmitosis(figures) }) => {
+            done(figures::print(&lab::figures::VMITOSIS_FIGURES, &figures, output))
+        }
         Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {
             done(reproduce::curve(&columns, output))
         }
@@ -118,6 +125,7 @@ fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
             first.system,
         );
     }
+    text += &report::table_dumps(outcomes);
     text += &report::comparison(outcomes);
     text.push('\n');
     if let Some(sentence) = report::meaning(outcomes) {

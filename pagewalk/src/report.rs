@@ -76,6 +76,23 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
+/// Dumps of page tables, in order.
+pub fn table_dumps(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes {
+        for dump in &outcome.table_dumps {
+            text += &format!(
+                "tables of {} under {} after {} accesses\n{}\n",
+                dump.of,
+                outcome.system,
+                thousands(dump.after),
+                dump.text
+            );
+        }
+    }
+    text
+}
+
 /// References per walk at some places of the grid, and what share memory served.
 fn per_walk(o: &Outcome, place: &dyn Fn(u8, u8) -> bool) -> String {
     let cells = o.walks.grid.iter().filter(|c| place(c.guest, c.host));

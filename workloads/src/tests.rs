@@ -44,7 +44,7 @@ fn fingerprint(accesses: &[Access]) -> u64 {
 /// the defaults and seed 1. A change here changes every published number: it
 /// must be meant, and said.
 const GOLDEN: &[(&str, u64, u64)] = &[
-    ("gups", 0xf47d1b5a6679f7bd, 0x907329c98531db9d),
+    ("gups", 0xab5006be055ede65, 0x1a7b3e725a20cc45),
     ("chase", 0xc01fddae846608f0, 0x9bc60757018e0fb1),
     ("stream", 0x66ed7ae590b906ad, 0xb57db6cfbe014e05),
     ("zipf", 0xfee02d0d16af0dc6, 0xbd9166c6c83f6e69),

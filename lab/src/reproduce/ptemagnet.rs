@@ -348,6 +348,7 @@ fn measure(
         seed: choice.seed,
         verify: choice.verify,
         threads: 1,
+        dump_tables: None,
         layout: None,
     };
     let mut world = World::new(experiment::plan(&experiment, job.system, &setup)?, &setup).map_err(failed)?;

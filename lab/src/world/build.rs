@@ -3,6 +3,7 @@
 
 use super::tables::{NodePages, single, tables};
 use super::*;
+use crate::numa::Replication;
 use crate::system::Frames;
 use mechanisms::ptemagnet::{PteMagnet, Settings};
 use paging::FrameSource;
@@ -67,6 +68,15 @@ fn config(side: &Side, cpus: Vec<NodeId>, placing: Option<&Placing>) -> KernelCo
     KernelConfig { levels: side.levels, thp, mmap_min_addr: 0, ..KernelConfig::new(cpus) }
 }
 
+/// Others take bandwidth.
+fn interfere(machine: &mut Machine<AsidVmid>, others: Option<Interference>) {
+    let memory = &mut machine.uncore.memory;
+    for node in (0..memory.nodes() as u8).map(NodeId) {
+        let taken = others.filter(|others| others.node() == node);
+        memory.set_interference(node, taken.map_or(0, |o| o.mb_s.map_or(u64::MAX, u64::from)));
+    }
+}
+
 /// Sets pages aside for tables.
 fn set_aside<M: TableMemory>(kernel: &mut Kernel<M>, side: &Side) {
     if side.table_cache > 0 {
@@ -116,10 +126,7 @@ impl World {
         let costs = Costs::of(&plan.profile);
         let nodes = layout.nodes.len();
         let mut machine = Machine::new(&plan.profile, &plan.cores);
-        if let Some(others) = plan.system.interference {
-            let rate = others.mb_s.map_or(u64::MAX, u64::from);
-            machine.uncore.memory.set_interference(others.node(), rate);
-        }
+        interfere(&mut machine, plan.system.interference);
         let cpus = plan.cores.clone();
         let mut oracle = plan.verify.then(|| Oracle::new(layout.end(), &setup.processes));
         let mut spent = Spent::default();
@@ -179,6 +186,8 @@ impl World {
                 host.enter_vm(&mut hardware, CpuId(cpu as u16), vm).map_err(failed("entering the VM"))?;
             }
             let side = plan.system.kernel;
+            let copies = side.replication;
+            let table_nodes = oblivious::groups(&machine, copies, &cpus, plan.seed);
             let shadow = plan.system.translation == Way::Shadow;
             let mut shadowed = shadow.then(HashMap::new);
             let tables: Box<dyn Tables<Arena<GuestPhys>>> = if shadow {
@@ -186,7 +195,8 @@ impl World {
                 host.enable_shadow(vm, log.clone()).map_err(failed("shadow paging"))?;
                 Box::new(TrappedTables::new(single(&side), log))
             } else {
-                tables(&side, NodeSet::first(nodes))
+                let near: NodeSet = table_nodes.iter().copied().collect();
+                tables(&side, if near.is_empty() { NodeSet::first(nodes) } else { near })
             };
             let mut guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
             let source = placed(&plan, &shared, &mut guest_pool, frames(&side))?;
@@ -206,16 +216,20 @@ impl World {
                 shadowed: shadowed.as_mut(),
             };
             let guest_cpus = if plan.system.vnuma { cpus.clone() } else { vec![NodeId(0); cpus.len()] };
-            let mut kernel = Kernel::new(
-                config(&side, guest_cpus, plan.placing.as_ref()),
-                guest_pool,
-                Arena::new(memory.end()),
-                source,
-                tables,
-                &mut hardware,
-            )
-            .map_err(failed("the guest's kernel"))?;
-            set_aside(&mut kernel, &side);
+            let config = KernelConfig {
+                table_nodes: table_nodes.clone(),
+                ..config(&side, guest_cpus, plan.placing.as_ref())
+            };
+            let mut kernel =
+                Kernel::new(config, guest_pool, Arena::new(memory.end()), source, tables, &mut hardware)
+                    .map_err(failed("the guest's kernel"))?;
+            if copies.is_oblivious() {
+                let (told, pages) = (copies == Replication::Told, oblivious::pages_for(setup));
+                oblivious::set_aside(&mut kernel, &mut hardware, &table_nodes, told, pages)
+                    .map_err(failed("setting pages aside for the guest's tables"))?;
+            } else {
+                set_aside(&mut kernel, &side);
+            }
             guest = Some(Guest { kernel, vm, files: Files::default(), shadowed });
         }
         let running = vec![None; cpus.len()];
@@ -237,6 +251,7 @@ impl World {
             placed: shared,
             spent,
             watch: Default::default(),
+            dumps: Default::default(),
             since_tick: 0,
         };
         for process in &setup.processes {
@@ -252,6 +267,11 @@ impl World {
         }
         world.fill_layout()?;
         Ok(world)
+    }
+
+    /// Others take this of the memory's bandwidth from now on.
+    pub fn set_interference(&mut self, others: Option<Interference>) {
+        interfere(&mut self.machine, others);
     }
 
     pub(super) fn create_process(&mut self, setup: &ProcessSetup) -> Result<(), WorldError> {

@@ -7,14 +7,19 @@
 
 mod background;
 mod build;
+mod dump;
 mod events;
 mod faults;
 mod memory;
+mod oblivious;
 mod tables;
 mod translate;
 
+pub use dump::{DataDump, LevelDump, SocketTables, TableDump, WalkerDump};
+
 use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared, Spent};
 use crate::layout::{self, LayoutFrames, Placing};
+use crate::numa::Interference;
 use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::{LayoutCounts, TableBytes};
 use crate::system::{Pages, Placement, Side, System, Translation as Way};
@@ -175,6 +180,7 @@ pub struct World {
     placed: Arc<layout::Shared>,
     spent: Spent,
     watch: background::Watch,
+    dumps: dump::Dumps,
     since_tick: u64,
 }
 

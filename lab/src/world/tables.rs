@@ -50,6 +50,14 @@ impl<M: TableMemory + 'static> Tables<M> for OnNodes {
     fn vm(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<GuestPhys, M>> {
         self.ops()
     }
+    fn shadow(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        // Filled on faults anyway, and by software that knows no lazy copies.
+        let replication = match self.side.replication {
+            Replication::Lazy => Replication::All,
+            other => other,
+        };
+        OnNodes { side: Side { replication, ..self.side }, nodes: self.nodes }.ops()
+    }
 }
 
 /// Mitosis's page-table page cache, in front of a kernel's frame pool.

@@ -84,7 +84,7 @@ impl<S: PhysSpace> TablePages<S> {
         CachedFrames { cache: self, pool }
     }
 
-    fn keep(&mut self, node: NodeId, frame: Frame<S>) {
+    pub(super) fn keep(&mut self, node: NodeId, frame: Frame<S>) {
         let list = &mut self.lists[node.index()];
         list.push(frame);
         let stats = &mut self.stats[node.index()];

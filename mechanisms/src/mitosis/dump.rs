@@ -4,9 +4,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 use paging::frames::MAX_NODES;
-use paging::{
-    ENTRIES, Entry, Flags, Frame, NodeId, PageSize, PageTable, Slot, Space, TableFrames, TableMemory,
-};
+use paging::{ENTRIES, Entry, Flags, Frame, NodeId, PageSize, PageTable, Slot, Space, TableMemory};
 
 /// Table pages of one level on one node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -106,12 +104,13 @@ pub struct Dump {
 }
 
 impl Dump {
-    /// Looks at `table` on a machine of `nodes` nodes, and compares it with the dump `before`.
+    /// Looks at `table` on a machine of `nodes` nodes, `node_of` saying which a frame
+    /// is on, and compares it with the dump `before`.
     /// `migrations` is the number of data pages that NUMA balancing has moved.
     pub fn take<I: Space, M: TableMemory>(
         table: &PageTable<I, M>,
         mem: &M,
-        frames: &dyn TableFrames<M::Space>,
+        node_of: &dyn Fn(Frame<M::Space>) -> NodeId,
         nodes: usize,
         migrations: u64,
         before: Option<&Dump>,
@@ -126,7 +125,7 @@ impl Dump {
             migrations,
             pages: Vec::new(),
         };
-        let node_of = |frame| frames.node_of(frame).index().min(MAX_NODES - 1);
+        let node_of = |frame| node_of(frame).index().min(MAX_NODES - 1);
         walk(mem, table.root(), table.levels(), &mut |named, level| {
             table.ops_ref().copies(mem, named, &mut |copy| {
                 let at = node_of(copy);

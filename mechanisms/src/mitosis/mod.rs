@@ -10,7 +10,8 @@
 //! [`Replicated`] is both, for any address space on any
 //! [`TableMemory`](paging::TableMemory): a process's table, a guest's, a VM's.
 //! [`Lazy`] fills replicas on demand, after Hydra (numaPTE, ATC 2024).
-//! [`TablePages`] is the page-table page cache, [`Policy`] and [`Auto`] say when
+//! [`TablePages`] is the page-table page cache, [`group_cpus`] and [`GroupPages`] find nodes that a guest
+//! is not shown, [`Policy`] and [`Auto`] say when
 //! to replicate, and a [`Dump`] shows where tables and their entries are.
 //!
 //! # How
@@ -60,6 +61,7 @@
 mod cache;
 mod convert;
 mod dump;
+mod groups;
 mod lazy;
 mod migrate;
 mod pass;
@@ -70,6 +72,7 @@ mod ring;
 
 pub use cache::{CacheStats, CachedFrames, TablePages};
 pub use dump::{DataKind, DataRow, Dump, Seen, TableRow};
+pub use groups::{GroupPages, group_cpus};
 pub use lazy::Lazy;
 pub use place::Place;
 pub use policy::{Auto, IDLE_COST, Policy, Sample, Thresholds};

@@ -3,6 +3,7 @@
 mod balloon;
 mod dirty;
 mod hotplug;
+mod place;
 mod vm;
 
 pub use dirty::DirtyLog;

@@ -84,6 +84,14 @@ impl<M: TableMemory> Kernel<M> {
         done.ok_or(MmError::NoShadow(id))
     }
 
+    /// Lets the shadow tables of a VM, if it has some, follow its data. Returns how many table pages moved.
+    pub(crate) fn rebalance_shadow(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId) -> u64 {
+        let follow = |core: &mut Core<M>, _: &mut Vm<M>, shadow: &mut ShadowMmu<M>| {
+            shadow.spaces_mut().map(|space| core.follow_data(space, cx)).sum()
+        };
+        self.with_shadow(id, follow).unwrap_or(0)
+    }
+
     /// Takes note of the guest's stores to its tables; each was an exit. Everything
     /// here that depends on the guest's tables does it first. Returns the stores.
     ///

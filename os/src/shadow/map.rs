@@ -110,6 +110,10 @@ impl<M: TableMemory> ShadowMmu<M> {
     pub fn table(&self, guest: Gfn) -> Option<&AddressSpace<Virt, M>> {
         self.roots[self.index(guest)?].as_ref().map(|root| &root.space)
     }
+    /// The spaces of all shadow tables.
+    pub(super) fn spaces_mut(&mut self) -> impl Iterator<Item = &mut AddressSpace<Virt, M>> {
+        self.roots.iter_mut().flatten().map(|root| &mut root.space)
+    }
     /// The root that a CPU of `node` loads for the guest's root.
     pub fn root(&self, guest: Gfn, node: NodeId) -> Option<Frame<M::Space>> {
         Some(self.table(guest)?.table.hardware_root(node))
