@@ -9,7 +9,7 @@
 //!   before the first access.
 //! * **Page sizes** are the snapshot's, whatever the system's own are: its blocks of 2 MiB that were mapped by small
 //!   entries stay small. Pages that the snapshot does not have are as the system would have them.
-//! * **Frames** keep their relative places, see [`place`]; where frame numbers could not be seen the
+//! * **Frames** keep their relative places (`place.rs`); where frame numbers could not be seen the
 //!   allocator chooses, on the page's node if that is known.
 //! * **Nodes** are the snapshot's, modulo the machine's.
 //!
