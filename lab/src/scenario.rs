@@ -4,6 +4,8 @@
 //! follows from time: each thread has a core of its own, and what it does next happens when that
 //! core has come there. So a program that faults slowly interleaves with faster ones as it
 //! does on a machine, and all of them press on the last-level cache and the memory at their own pace.
+//!
+//! The threads of a program begin their work together when all of them have filled their pages.
 
 use crate::world::{World, WorldError};
 use machine::input::{Access, Block, Event, More, Setup, Source, SourceError};
@@ -17,6 +19,8 @@ const QUANTUM: usize = 8;
 
 /// What a thread does.
 enum Item {
+    /// An access that fills a page before the program begins.
+    Fill(Access),
     Access(Access),
     Event(Event),
 }
@@ -28,6 +32,8 @@ pub struct Scenario {
     of: Vec<usize>,
     queues: Vec<VecDeque<Item>>,
     ended: Vec<bool>,
+    /// Pages that each program has still to fill.
+    left: Vec<u64>,
     block: Block,
 }
 
@@ -68,7 +74,8 @@ impl Scenario {
         let of: Vec<usize> = (0..setup.threads.len()).map(|at| programs.program_of(at as u16)).collect();
         let queues = of.iter().map(|_| VecDeque::new()).collect();
         let ended = vec![false; programs.programs()];
-        Ok((Scenario { programs, of, queues, ended, block: Block::new() }, setup))
+        let left = programs.filling();
+        Ok((Scenario { programs, of, queues, ended, left, block: Block::new() }, setup))
     }
 
     /// How many pages each program fills before it begins.
@@ -92,36 +99,53 @@ impl Scenario {
             while self.queues[thread].is_empty() && !self.ended[self.of[thread]] {
                 self.pull(self.of[thread])?;
             }
+            let program = self.of[thread];
             let queue = &mut self.queues[thread];
-            if queue.is_empty() {
+            let filling = matches!(queue.front(), Some(Item::Fill(_)));
+            if queue.is_empty() || (self.left[program] > 0 && !filling) {
                 continue;
             }
             let mut block = Block::new();
             while let Some(item) = queue.pop_front() {
                 match item {
-                    Item::Access(access) => block.accesses.push(access),
+                    Item::Fill(access) | Item::Access(access) => block.accesses.push(access),
                     Item::Event(event) => block.events.push(event),
                 }
                 let full = block.accesses.len() == QUANTUM || !block.events.is_empty();
-                if full && !matches!(queue.front(), Some(Item::Event(_))) {
+                let ends = filling && !matches!(queue.front(), Some(Item::Fill(_)));
+                if ends || (full && !matches!(queue.front(), Some(Item::Event(_)))) {
                     break;
                 }
             }
             world.run(&block)?;
+            if filling {
+                self.left[program] -= block.accesses.len() as u64;
+                if self.left[program] == 0 {
+                    self.meet(world, program);
+                }
+            }
             return Ok(Some((thread, block.accesses.len() as u64)));
         }
         Ok(None)
     }
 
+    /// All threads of a program wait for the last.
+    fn meet(&self, world: &mut World, program: usize) {
+        let threads = || (0..self.of.len()).filter(|at| self.of[*at] == program).map(|at| CpuId(at as u16));
+        let last = threads().map(|cpu| world.clock(cpu)).max().unwrap_or(0);
+        threads().for_each(|cpu| world.idle_until(cpu, last));
+    }
+
     /// Gets more of a program.
     fn pull(&mut self, program: usize) -> Result<(), SourceError> {
+        let filling = self.programs.filling()[program] > 0;
         if self.programs.fill_from(program, &mut self.block)? == More::No {
             self.ended[program] = true;
         }
         let mut last = None;
         for access in &self.block.accesses {
             let thread = usize::from(access.thread);
-            self.queues[thread].push_back(Item::Access(*access));
+            self.queues[thread].push_back(if filling { Item::Fill(*access) } else { Item::Access(*access) });
             last = Some(thread);
         }
         // Without accesses before it, an event is the first thread's.

@@ -36,6 +36,7 @@ impl World {
             page
         };
         let name = region.name.clone();
+        let cpu = self.cpu_of(process);
         on_kernel!(self, |kernel, hw, files| {
             let file = |kernel: &mut Kernel<_>, files: &mut Files, name: &str, offset: u64| {
                 files.open(kernel, name).map(|id| (id, offset >> 12))
@@ -58,7 +59,6 @@ impl World {
                     page,
                     ..MapRequest::anonymous(region.len)
                 };
-                let cpu = CpuId(0);
                 kernel.mmap(hw, cpu, pid, &request)?;
                 let advice = match region.advice {
                     HugeAdvice::Huge => Some(Advice::HugePage),
