@@ -18,6 +18,7 @@ fn experiment() -> Experiment {
         verify: true,
         threads: 1,
         layout: None,
+        dump_tables: None,
     }
 }
 
