@@ -197,8 +197,11 @@ pub struct WalkCounts {
     pub total: ServedCounts,
     /// The grid: one row a place.
     pub grid: Vec<CellCounts>,
-    /// Checks beside the walker: guest segment, VMM segment, escape filter, frame tag.
-    pub checks: [u64; 4],
+    /// Checks: guest segment and VMM segment by the walker, escapes that a filter found,
+    /// frame tags, segments beside the second-level TLB.
+    pub checks: [u64; 5],
+    /// First-level TLB misses that segments answered without a walk.
+    pub direct_hits: u64,
     /// Walk latency: bucket `i` counts walks of `2^i` to `2^(i+1)-1` cycles.
     pub latency_log2: Vec<u64>,
 }
@@ -282,6 +285,7 @@ impl WalkCounts {
                 .map(|(cell, by)| CellCounts { guest: cell.guest, host: cell.host, served: by.into() })
                 .collect(),
             checks: c.checks,
+            direct_hits: c.direct_hits,
             latency_log2: c.walk_cycles.0.to_vec(),
         }
     }

@@ -14,7 +14,7 @@ use crate::tlb::{Hit, Tlb};
 use crate::uncore::Uncore;
 use crate::walkcache::WalkCaches;
 use paging::frames::CpuId;
-use paging::{Fault, Hpa, Intent, NodeId, TlbTag, Translation, Va};
+use paging::{Check, Direct, Fault, Hpa, Intent, NodeId, TlbTag, Translation, Va};
 
 /// Latencies of a core's own parts, in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -356,6 +356,11 @@ impl<T: TlbTag> Core<T> {
             self.counters.l1d_tlb_misses += 1;
         }
         let group = T::group_va(&self.context, va);
+        if X::DIRECT
+            && let Some(hit) = self.direct(translation, va, group, intent)
+        {
+            return Ok((hit, ready + self.latencies.check));
+        }
         let ready = ready + self.latencies.stlb + Ticks::from(T::miss_cycles(&self.context)) * TICKS;
         if let Some((hit, tag)) = self.stlb.lookup_tagged(group, &self.context) {
             if hit.allows(intent) {
@@ -375,6 +380,23 @@ impl<T: TlbTag> Core<T> {
             self.counters.stlb_misses += 1;
         }
         self.walk(uncore, translation, va, intent, ready, true)
+    }
+
+    /// What segments beside the second-level TLB answer. The registers are
+    /// compared while that TLB is looked up: a miss of theirs takes no time.
+    #[inline(always)]
+    fn direct<X: Translation>(&mut self, translation: &X, va: Va, group: Va, intent: Intent) -> Option<Hit> {
+        let leaf = match translation.direct(group) {
+            Direct::Off => return None,
+            Direct::Miss => None,
+            Direct::Hit(leaf) => Some(leaf).filter(|leaf| leaf.rights.allow(intent)),
+        };
+        self.counters.checks[Check::Direct as usize] += 1;
+        let leaf = leaf?;
+        self.counters.direct_hits += 1;
+        let tag = T::of(&self.context, group, &leaf).first_level(&self.context);
+        let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
+        Some(l1.fill(va, &self.context, &leaf, tag, true))
     }
 
     /// The walker walks and fills both TLBs, which have just `missed` or hold

@@ -5,7 +5,9 @@ use crate::metrics::Served;
 use crate::port::WalkPort;
 use crate::timing::{TICKS, Ticks};
 use crate::uncore::Uncore;
-use paging::{CachedTable, Cell, Check, Dim, Fault, Gpa, HostLeaf, Hpa, Intent, Leaf, NodeId, Port, TlbTag};
+use paging::{
+    CachedTable, Cell, Check, Dim, Direct, Fault, Gpa, HostLeaf, Hpa, Intent, Leaf, NodeId, Port, TlbTag,
+};
 use paging::{Translation, Va};
 
 /// What a walker did next.
@@ -136,6 +138,16 @@ impl<T: TlbTag> Core<T> {
         let group = T::group_va(&self.context, va);
         let start = self.timing.elapsed();
         let mut scribe = Scribe { port: self.port(uncore, start), steps: Vec::new() };
+        match translation.direct(group) {
+            Direct::Off => {}
+            Direct::Miss => scribe.check(Check::Direct),
+            Direct::Hit(leaf) => {
+                scribe.check(Check::Direct);
+                if leaf.rights.allow(intent) {
+                    return Explained { steps: scribe.steps, end: Ok(leaf) };
+                }
+            }
+        }
         let end = translation.walk(&mut scribe, group, intent);
         Explained { steps: scribe.steps, end }
     }

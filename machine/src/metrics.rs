@@ -191,7 +191,9 @@ pub struct Counters {
     /// References to side structures (mask pages, tag tables), by where they were served.
     pub side: [u64; 7],
     /// Checks made by the walker or beside the TLB, by [`paging::Check`].
-    pub checks: [u64; 4],
+    pub checks: [u64; 5],
+    /// First-level misses that segments beside the second-level TLB answered.
+    pub direct_hits: u64,
     /// Data accesses and fetches by where their line was found ([`Served::L1`] on).
     pub data: [u64; 7],
     /// Latency of walks that ended in a leaf, in cycles.
@@ -213,6 +215,7 @@ impl Counters {
         self.stlb_misses += o.stlb_misses;
         self.stlb_fetch_misses += o.stlb_fetch_misses;
         self.shared_hits += o.shared_hits;
+        self.direct_hits += o.direct_hits;
         self.dirty_walks += o.dirty_walks;
         self.faulting_walks += o.faulting_walks;
         self.walks += o.walks;

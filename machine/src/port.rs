@@ -63,7 +63,10 @@ impl Port for WalkPort<'_> {
     #[inline(always)]
     fn check(&mut self, check: Check) {
         self.counters.checks[check as usize] += 1;
-        self.time += self.path.latencies.check;
+        // A filter is looked up while its segment's registers are compared.
+        if check != Check::EscapeFilter {
+            self.time += self.path.latencies.check;
+        }
     }
 
     #[inline(always)]

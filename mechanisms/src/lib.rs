@@ -10,3 +10,4 @@ extern crate alloc;
 pub mod babelfish;
 pub mod mitosis;
 pub mod ptemagnet;
+pub mod segments;

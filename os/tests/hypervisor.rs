@@ -9,7 +9,7 @@ use os::{
     Shootdown, SingleTables, Slot, SpaceId, SpaceKind, ThpMode, VmId, VmSpec,
 };
 use paging::frames::{CpuId, FrameState, IO_GAP_START, Layout, NodeId, NodeSet, NodeSpec, PoolConfig};
-use paging::{Arena, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, HostDim, Intent, PageSize, Work};
+use paging::{Arena, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, HostDim, HostStage, Intent, PageSize, Work};
 
 const CPU: CpuId = CpuId(0);
 const PAGE: u64 = 4096;

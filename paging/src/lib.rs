@@ -42,6 +42,6 @@ pub use sparse::SparseFrames;
 pub use table::{Forked, Found, LeafAt, MapError, PageTable};
 pub use tag::{AsidVmid, TlbTag, tlb_key};
 pub use walk::{
-    CachedTable, Cell, Check, Dim, Fault, HostDim, HostLeaf, Intent, Leaf, Native, Nested, Port, Rights,
-    Shadow, Translation, Why,
+    CachedTable, Cell, Check, Dim, Direct, Fault, HostDim, HostLeaf, HostStage, Intent, Leaf, Native, Nested,
+    Port, Rights, Shadow, Translation, Why,
 };

@@ -41,6 +41,8 @@ pub struct Rights(u8);
 impl Rights {
     /// Everything.
     pub const ALL: Rights = Rights(0b111);
+    /// Loads and stores of user mode, no fetches.
+    pub const DATA: Rights = Rights(0b011);
 
     /// These rights under one more entry.
     #[inline(always)]
@@ -147,10 +149,23 @@ pub enum Check {
     GuestSegment,
     /// Base and limit of the VMM's direct segment.
     VmmSegment,
-    /// An escape filter.
+    /// An escape filter, which said that an address within the bounds is not in the segment.
     EscapeFilter,
     /// A frame's tag against the running VM.
     FrameTag,
+    /// Direct segments beside the second-level TLB, all at once.
+    Direct,
+}
+
+/// What registers beside the second-level TLB say of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direct {
+    /// They are switched off: nothing was compared.
+    Off,
+    /// It is not theirs.
+    Miss,
+    /// Where it lies.
+    Hit(Leaf),
 }
 
 /// Why an entry stopped a walk.
@@ -236,6 +251,16 @@ pub trait Translation {
     /// Where `va` lies now, with no step taken and no bit set; for prefetching
     /// and for the oracle.
     fn peek(&self, va: Va) -> Option<Hpa>;
+
+    /// Whether [`direct`](Self::direct) ever answers; a core does not ask otherwise.
+    const DIRECT: bool = false;
+
+    /// What is known beside the second-level TLB, without a walk: registers
+    /// that are compared while that TLB is looked up. For the first-level TLB only.
+    #[inline(always)]
+    fn direct(&self, _va: Va) -> Direct {
+        Direct::Off
+    }
 
     /// What [`Translation::locate`] found: where the last leaf entry is.
     type Located: Copy;
@@ -495,20 +520,38 @@ impl<M> Clone for HostDim<'_, M> {
 }
 impl<M> Copy for HostDim<'_, M> {}
 
-impl<M: TableMemory<Space = HostPhys>> HostDim<'_, M> {
-    /// Translates `gpa` for row `row` of the grid: nested TLB, then page-walk
-    /// cache, then references.
+/// The host dimension as a guest's walk uses it: a VM's table, or what stands in front of one.
+pub trait HostStage {
+    /// Translates `gpa` for row `row` of the grid.
     ///
     /// # Errors
     /// With [`Fault::Nested`].
+    fn translate<P: Port>(&self, port: &mut P, gpa: Gpa, row: u8, intent: Intent) -> Result<HostLeaf, Fault>;
+
+    /// Where `gpa` lies now, with no step taken.
+    fn peek(&self, gpa: Gpa) -> Option<Hpa>;
+
+    /// What [`HostStage::locate`] found.
+    type Located: Copy;
+
+    /// Tells `near` where a translation of `gpa` loads its leaf entry from, and where
+    /// it leads.
+    fn near(&self, gpa: Gpa, near: &mut impl FnMut(Hpa));
+
+    /// Goes down to the leaf entry for `gpa` and brings it near the real CPU; `near` is told
+    /// where the walker will load from on its way.
+    fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
+
+    /// Reads the leaf entry: where `gpa` lies.
+    fn arrive(&self, gpa: Gpa, located: Self::Located) -> Option<Hpa>;
+}
+
+impl<'a, M: TableMemory<Space = HostPhys>> HostStage for HostDim<'a, M> {
+    type Located = LeafCell<'a>;
+
+    /// Nested TLB, then page-walk cache, then references.
     #[inline(always)]
-    pub fn translate<P: Port>(
-        &self,
-        port: &mut P,
-        gpa: Gpa,
-        row: u8,
-        intent: Intent,
-    ) -> Result<HostLeaf, Fault> {
+    fn translate<P: Port>(&self, port: &mut P, gpa: Gpa, row: u8, intent: Intent) -> Result<HostLeaf, Fault> {
         if let Some(leaf) = port.cached_host(gpa, intent.write, row, self.levels)
             && leaf.rights.allow(intent)
         {
@@ -554,18 +597,36 @@ impl<M: TableMemory<Space = HostPhys>> HostDim<'_, M> {
         }
     }
 
-    /// Where `gpa` lies now, with no step taken.
     #[inline(always)]
-    pub fn peek(&self, gpa: Gpa) -> Option<Hpa> {
+    fn peek(&self, gpa: Gpa) -> Option<Hpa> {
         let (_, entry, size) = descend(self.mem, self.root, self.levels, gpa.raw())?;
         Some(entry.leaf_frame::<HostPhys>(size).base().offset(gpa.page_offset(size)))
+    }
+
+    #[inline(always)]
+    fn near(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) {
+        if let Some((slot, entry, size)) = descend(self.mem, self.root, self.levels, gpa.raw()) {
+            near(slot.addr());
+            near(entry.leaf_frame::<HostPhys>(size).base().offset(gpa.page_offset(size)));
+        }
+    }
+
+    #[inline(always)]
+    fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
+        let (leaf, _) = locate(self.mem, self.root, self.levels, gpa.raw(), &mut |slot| near(slot.addr()))?;
+        Some(leaf)
+    }
+
+    #[inline(always)]
+    fn arrive(&self, gpa: Gpa, located: LeafCell<'a>) -> Option<Hpa> {
+        located.resolve(gpa.raw())
     }
 }
 
 /// Nested paging: guest tables gVA→gPA whose every pointer goes through the
 /// VM's table. 24 references for 4×4 levels, 35 for 5×5.
 #[derive(Debug)]
-pub struct Nested<'a, G, H> {
+pub struct Nested<'a, G, D> {
     /// Where the guest's table bits are, by guest frame.
     pub guest: &'a G,
     /// The guest's root.
@@ -575,30 +636,31 @@ pub struct Nested<'a, G, H> {
     /// Guest frames at and beyond this one do not exist.
     pub frames: u64,
     /// The VM's table.
-    pub host: HostDim<'a, H>,
+    pub host: D,
 }
 
-impl<G, H> Clone for Nested<'_, G, H> {
+impl<G, D: Clone> Clone for Nested<'_, G, D> {
     fn clone(&self) -> Self {
-        *self
+        Nested { host: self.host.clone(), ..*self }
     }
 }
-impl<G, H> Copy for Nested<'_, G, H> {}
+impl<G, D: Copy> Copy for Nested<'_, G, D> {}
 
 /// Where a nested walk's leaf is: the guest's first, then the host's for the data page.
 #[derive(Clone, Copy, Debug)]
-pub struct NestedLeaf<'a> {
-    leaf: LeafCell<'a>,
-    /// The data page's address, once the guest's leaf has been read.
-    gpa: Gpa,
+pub enum NestedLeaf<'a, L> {
+    /// The guest's.
+    Guest(LeafCell<'a>),
+    /// The host's, and the data page's address.
+    Host(L, Gpa),
 }
 
-impl<'a, G, H> Translation for Nested<'a, G, H>
+impl<'a, G, D> Translation for Nested<'a, G, D>
 where
     G: TableMemory<Space = GuestPhys>,
-    H: TableMemory<Space = HostPhys>,
+    D: HostStage,
 {
-    type Located = NestedLeaf<'a>;
+    type Located = NestedLeaf<'a, D::Located>;
     const STAGES: u8 = 2;
 
     #[inline(always)]
@@ -673,35 +735,26 @@ where
     }
 
     #[inline(always)]
-    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<NestedLeaf<'a>> {
+    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
         // The guest's entries, and the host's that lead to them.
-        let (leaf, slot) = locate(self.guest, self.root, self.levels, va.raw(), &mut |slot| {
-            if let Some((host, entry, size)) =
-                descend(self.host.mem, self.host.root, self.host.levels, slot.addr().raw())
-            {
-                near(host.addr());
-                near(entry.leaf_frame::<HostPhys>(size).base().offset(slot.addr().page_offset(size)));
-            }
+        let (leaf, _) = locate(self.guest, self.root, self.levels, va.raw(), &mut |slot| {
+            self.host.near(slot.addr(), near);
         })?;
-        Some(NestedLeaf { leaf, gpa: slot.addr() })
+        Some(NestedLeaf::Guest(leaf))
     }
 
     #[inline(always)]
-    fn relocate(
-        &self,
-        va: Va,
-        located: NestedLeaf<'a>,
-        near: &mut impl FnMut(Hpa),
-    ) -> Option<NestedLeaf<'a>> {
-        let gpa: Gpa = located.leaf.resolve(va.raw())?;
-        let (leaf, _) = locate(self.host.mem, self.host.root, self.host.levels, gpa.raw(), &mut |slot| {
-            near(slot.addr());
-        })?;
-        Some(NestedLeaf { leaf, gpa })
+    fn relocate(&self, va: Va, located: Self::Located, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
+        let NestedLeaf::Guest(leaf) = located else { return None };
+        let gpa: Gpa = leaf.resolve(va.raw())?;
+        Some(NestedLeaf::Host(self.host.locate(gpa, near)?, gpa))
     }
 
     #[inline(always)]
-    fn arrive(&self, _va: Va, located: NestedLeaf<'a>) -> Option<Hpa> {
-        located.leaf.resolve(located.gpa.raw())
+    fn arrive(&self, _va: Va, located: Self::Located) -> Option<Hpa> {
+        match located {
+            NestedLeaf::Host(leaf, gpa) => self.host.arrive(gpa, leaf),
+            NestedLeaf::Guest(_) => None,
+        }
     }
 }

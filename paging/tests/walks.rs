@@ -38,7 +38,7 @@ impl Vm {
         }
         Vm { guest, host, gpt, hpt }
     }
-    fn translation(&self) -> Nested<'_, Arena<GuestPhys>, Arena<HostPhys>> {
+    fn translation(&self) -> Nested<'_, Arena<GuestPhys>, HostDim<'_, Arena<HostPhys>>> {
         let levels = self.hpt.levels();
         let host = HostDim { mem: &self.host.mem, root: self.hpt.root(), levels, frames: FRAMES };
         Nested {

@@ -8,8 +8,8 @@
 use super::mask::{Block, Masks, mask_in, mask_slot};
 use super::tag::{LINK_ORPC, LINK_OWNED};
 use paging::{
-    Cell, Fault, Frame, GuestPhys, HostPhys, Hpa, Intent, Leaf, Native, Nested, PhysSpace, Port, Slot,
-    TableAt, TableMemory, Translation, Va, Virt,
+    Cell, Fault, Frame, GuestPhys, HostPhys, HostStage, Hpa, Intent, Leaf, Native, Nested, PhysSpace, Port,
+    Slot, TableAt, TableMemory, Translation, Va, Virt,
 };
 
 /// A walk of tables that may have masks beside them.
@@ -64,10 +64,10 @@ impl<M: TableMemory<Space = HostPhys>> Masked for Native<'_, M> {
     }
 }
 
-impl<G, H> Masked for Nested<'_, G, H>
+impl<G, D> Masked for Nested<'_, G, D>
 where
     G: TableMemory<Space = GuestPhys>,
-    H: TableMemory<Space = HostPhys>,
+    D: HostStage,
 {
     type Space = GuestPhys;
 
