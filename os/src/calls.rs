@@ -6,6 +6,7 @@ use crate::hardware::{Cost, Hardware, Syscall};
 use crate::kernel::{Core, Cx, Kernel, NewSpace};
 use crate::pagecache::FileId;
 use crate::process::{Process, ProcessId, ProcessSpec};
+use crate::segment::{Content, Reason};
 use crate::space::{AddressSpace, NotifyCx, Owner};
 use crate::thp::ThpMode;
 use crate::vma::{Backing, HugeAdvice, Policy, Prot, Vma};
@@ -153,6 +154,7 @@ impl<M: TableMemory> Core<M> {
         range: Range<u64>,
     ) -> Result<(), Stop> {
         whole_huge_pages(space, &range)?;
+        self.leave(space, cx, range.clone(), Content::Dropped, Reason::Unmapped)?;
         self.unmap_areas(space, cx, range.clone())?;
         self.tell_area(space, cx, range.clone(), None)?;
         self.area_gone(space, &range);
@@ -258,6 +260,9 @@ impl<M: TableMemory> Core<M> {
             return Err(bad_range(range.start, range.end - range.start, "a part of it is not mapped").into());
         }
         whole_huge_pages(space, &range)?;
+        if !(prot.read && prot.write) {
+            self.leave(space, cx, range.clone(), Content::Kept, Reason::Protected)?;
+        }
         self.split_at(space, cx, range.start)?;
         self.split_at(space, cx, range.end)?;
         let logging = space.log.is_some();
@@ -440,7 +445,10 @@ impl<M: TableMemory> Kernel<M> {
             core.split_at(space, cx, range.start)?;
             core.split_at(space, cx, range.end)?;
             match advice {
-                Advice::DontNeed => core.unmap_areas(space, cx, range)?,
+                Advice::DontNeed => {
+                    core.discard_in_place(space, cx, &range);
+                    core.unmap_areas(space, cx, range)?;
+                }
                 Advice::HugePage => space.vmas.update(range, |area| area.huge = HugeAdvice::Yes),
                 Advice::NoHugePage => space.vmas.update(range, |area| area.huge = HugeAdvice::No),
             }
@@ -557,6 +565,7 @@ impl<M: TableMemory> Core<M> {
         self.unload(space, cx);
         // Told first, so that tables that others share are let go of whole.
         self.tell_area(space, cx, 0..space.table.end(), None)?;
+        self.leave(space, cx, 0..u64::MAX, Content::Dropped, Reason::Unmapped)?;
         self.unmap_areas(space, cx, 0..u64::MAX)
     }
 }

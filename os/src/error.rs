@@ -3,6 +3,7 @@
 use crate::hypervisor::VmId;
 use crate::pagecache::FileId;
 use crate::process::{GroupId, ProcessId};
+use crate::segment::NoSegment;
 use crate::vma::Vma;
 use alloc::boxed::Box;
 use core::fmt;
@@ -142,6 +143,9 @@ pub enum MmError {
     /// Memory could not be added or removed.
     #[error("memory hot-plug: {0}")]
     Hotplug(#[from] HotplugError),
+    /// There can be no segment.
+    #[error("direct segment: {0}")]
+    NoSegment(#[from] NoSegment),
     /// A table could not be changed as wanted.
     #[error("page table: {0}")]
     Map(MapError),

@@ -49,6 +49,7 @@ impl FaultOutcome {
             FaultKind::CowCopy | FaultKind::FileCopy => stats.cow_copies += 1,
             FaultKind::CowReuse => stats.cow_reuses += 1,
             FaultKind::WriteNotify => stats.write_notifies += 1,
+            FaultKind::Segment => stats.segment_faults += 1,
             FaultKind::NumaHint | FaultKind::NumaMigrate => stats.numa_hints += 1,
             FaultKind::Anonymous if self.size > PageSize::Size4K => stats.huge_faults += 1,
             _ => {}
@@ -185,6 +186,8 @@ impl<M: TableMemory> Core<M> {
                 Some(self.hint(space, cx, &vma, addr, &found)?)
             } else if let Some(slot) = entry.swap_slot() {
                 self.swap_in(space, cx, &vma, addr, intent, slot)?
+            } else if entry.is_empty() && space.in_place(addr).is_some() {
+                Some(self.false_positive(space, cx, &vma, addr, intent.write)?)
             } else if entry.is_empty() {
                 self.demand(space, cx, &vma, addr, intent, found.level)?
             } else {

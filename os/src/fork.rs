@@ -4,6 +4,7 @@ use crate::error::{MmError, Stop};
 use crate::hardware::{Cost, Hardware, Syscall};
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::{Process, ProcessId};
+use crate::segment::{Content, Reason};
 use crate::space::AddressSpace;
 use alloc::vec::Vec;
 use paging::frames::CpuId;
@@ -49,6 +50,8 @@ impl<M: TableMemory> Core<M> {
         child: &mut AddressSpace<Virt, M>,
         cx: &mut Cx<'_, M::Space>,
     ) -> Result<(), Stop> {
+        // Only entries can be write-protected, and only frames with an entry shared.
+        self.leave(parent, cx, 0..u64::MAX, Content::Kept, Reason::CopyOnWrite)?;
         let areas: Vec<_> = parent.vmas.iter().copied().collect();
         let mut flush = Flush::none();
         let mut copied = Ok(());

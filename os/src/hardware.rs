@@ -11,6 +11,7 @@
 use crate::pagecache::FileId;
 use crate::process::GroupId;
 use crate::stats::FaultKind;
+use mechanisms::segments::Image;
 use paging::frames::CpuId;
 use paging::{Frame, PhysSpace, Reach, Work};
 
@@ -225,12 +226,32 @@ pub enum Cost {
     },
     /// Background work: reclaim, khugepaged, the NUMA scanner.
     Background,
+    /// The registers of a segment, loaded from where they were saved.
+    Segment {
+        /// 64-bit words.
+        words: u32,
+    },
+}
+
+/// A load of a segment's registers: at a switch, or because they changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentLoad<'a> {
+    /// The space that runs.
+    pub space: SpaceId,
+    /// What the segment translates.
+    pub kind: SpaceKind,
+    /// The registers; `None` switches them off.
+    pub image: Option<&'a Image>,
 }
 
 /// The machine. Calls are rare (faults and system calls), so it is used as a trait object.
 pub trait Hardware<S: PhysSpace> {
     /// Loads a root on a CPU.
     fn load_root(&mut self, cpu: CpuId, load: &RootLoad<S>);
+
+    /// Loads the registers of a segment on a CPU. Machines without are never asked:
+    /// no software begins a segment there.
+    fn load_segment(&mut self, _cpu: CpuId, _load: &SegmentLoad<'_>) {}
 
     /// Invalidates; when it returns, no CPU of `what.cpus` uses what was named.
     fn shootdown(&mut self, from: CpuId, what: &Shootdown<'_>);

@@ -8,6 +8,7 @@ use crate::numa::NumaBalancing;
 use crate::pagecache::Files;
 use crate::process::{Group, GroupId, Process, ProcessId};
 use crate::sched::CpuState;
+use crate::segment::Departures;
 use crate::space::{AddressSpace, Owner, SpaceInfo, Tables};
 use crate::stats::Stats;
 use crate::swap::Swap;
@@ -17,10 +18,11 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
+use mechanisms::segments::FilterGeometry;
 use paging::frames::{AllocRequest, CpuId, FrameState, MAX_NODES, NodeId, NodeSet};
 use paging::{
-    Frame, FramePool, FrameSource, PageTable, PhysSpace, Space, SparseFrames, TableEnv, TableFrames,
-    TableMemory, TableOps, Work,
+    Frame, FramePool, FrameSource, PageSize, PageTable, PhysSpace, Space, SparseFrames, TableEnv,
+    TableFrames, TableMemory, TableOps, Work,
 };
 
 /// The choices of a kernel.
@@ -53,6 +55,11 @@ pub struct KernelConfig {
     pub mmap_min_addr: u64,
     /// NUMA balancing.
     pub numa_balancing: NumaBalancing,
+    /// The escape filters of the machine's direct segments.
+    pub filter: FilterGeometry,
+    /// The largest pages that may be cached whole inside a segment: escaped pages are in the
+    /// filter under all sizes up to this one.
+    pub filter_pages: PageSize,
 }
 
 impl KernelConfig {
@@ -71,6 +78,8 @@ impl KernelConfig {
             pcids: 6,
             mmap_min_addr: crate::LOWEST,
             numa_balancing: NumaBalancing::default(),
+            filter: FilterGeometry::default(),
+            filter_pages: PageSize::Size4K,
         }
     }
 }
@@ -309,6 +318,8 @@ impl<M: TableMemory> Core<M> {
             stats: Stats::default(),
             notifier: None,
             log: None,
+            segment: None,
+            departures: Departures::default(),
             clocks: Default::default(),
         })
     }

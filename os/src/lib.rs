@@ -32,6 +32,7 @@ mod process;
 mod reclaim;
 mod remap;
 mod sched;
+pub mod segment;
 pub mod shadow;
 mod space;
 mod stats;
@@ -45,8 +46,8 @@ pub use error::{MmError, Segv};
 pub use fault::FaultOutcome;
 pub use frames::TableCache;
 pub use hardware::{
-    Cost, CpuMask, ExitKind, Hardware, Invalidate, MAX_CPUS, PageRange, RootLoad, Shootdown, SpaceId,
-    SpaceKind, Syscall,
+    Cost, CpuMask, ExitKind, Hardware, Invalidate, MAX_CPUS, PageRange, RootLoad, SegmentLoad, Shootdown,
+    SpaceId, SpaceKind, Syscall,
 };
 pub use hypervisor::{DirtyLog, Slot, SlotId, Vm, VmId, VmSpec};
 pub use kernel::{Kernel, KernelConfig};

@@ -81,7 +81,7 @@ impl<M: TableMemory> Core<M> {
     }
 
     /// Copies the page at `addr` from `old` to `new` and maps it there.
-    fn move_leaf<I: Space>(
+    pub(crate) fn move_leaf<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
         cx: &mut Cx<'_, M::Space>,

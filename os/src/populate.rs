@@ -97,6 +97,11 @@ impl<M: TableMemory> Core<M> {
     ) -> Result<u64, Stop> {
         let addr = Addr::new(progress.next);
         let vma = Self::area(space, addr, intent)?;
+        if space.in_place(addr).is_some() {
+            // Nor here: a segment has it.
+            progress.next = space.after_in_place(addr);
+            return Ok(0);
+        }
         let found = self.lookup(space, cx.cpu, addr);
         let size = found.size().unwrap_or_default();
         let present = found.entry.is_leaf(found.level);

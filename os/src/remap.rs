@@ -5,6 +5,7 @@ use crate::error::{MmError, Stop};
 use crate::hardware::{Cost, Hardware, Syscall};
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::ProcessId;
+use crate::segment::{Content, Reason};
 use crate::space::AddressSpace;
 use crate::vma::{Backing, Vma};
 use alloc::vec::Vec;
@@ -22,6 +23,7 @@ impl<M: TableMemory> Core<M> {
         to: u64,
     ) -> Result<(), Stop> {
         let range = area.range();
+        self.leave(space, cx, range.clone(), Content::Kept, Reason::Moved)?;
         let moved = |addr: u64| Addr::<I>::new(addr - range.start + to);
         self.split_at(space, cx, range.start)?;
         self.split_at(space, cx, range.end)?;

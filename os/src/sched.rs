@@ -5,7 +5,7 @@
 //! the spaces it runs in turn, and flushes one when it gets a new owner.
 
 use crate::error::MmError;
-use crate::hardware::{Cost, CpuMask, Hardware, Invalidate, RootLoad, SpaceId, SpaceKind};
+use crate::hardware::{Cost, CpuMask, Hardware, Invalidate, RootLoad, SegmentLoad, SpaceId, SpaceKind};
 use crate::hypervisor::VmId;
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::{GroupId, ProcessId};
@@ -22,11 +22,26 @@ pub(crate) struct CpuState {
     current: Option<SpaceId>,
     /// The VM whose table is loaded beside it.
     vm: Option<SpaceId>,
+    /// Whether the registers of a segment are on, by [`SpaceKind`].
+    pub(crate) segments: [bool; 2],
 }
 
 impl CpuState {
     pub(crate) fn new(pcids: u8) -> Self {
-        CpuState { slots: alloc::vec![None; usize::from(pcids.max(1))], next: 0, current: None, vm: None }
+        CpuState {
+            slots: alloc::vec![None; usize::from(pcids.max(1))],
+            next: 0,
+            current: None,
+            vm: None,
+            segments: [false; 2],
+        }
+    }
+    /// Whether `space` is loaded.
+    pub(crate) fn runs<I: Space, M: TableMemory>(&self, space: &AddressSpace<I, M>) -> bool {
+        match space.owner.kind() {
+            SpaceKind::Process => self.current == Some(space.id),
+            SpaceKind::Vm => self.vm == Some(space.id),
+        }
     }
     /// The slot for `space`, and whom it takes the slot from; `None` if it has it already.
     fn slot(&mut self, space: SpaceId) -> (usize, Option<Option<SpaceId>>) {
@@ -68,6 +83,7 @@ impl<M: TableMemory> Core<M> {
         let levels = space.table.levels();
         let load = RootLoad { space: space.id, kind, group: space.group, root, levels, pcid, evicted };
         cx.hw.load_root(cx.cpu, &load);
+        self.load_segment(space, cx, cx.cpu);
         self.charge(cx, Cost::ContextSwitch);
     }
 
@@ -85,6 +101,9 @@ impl<M: TableMemory> Core<M> {
     pub(crate) fn unload<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
         for at in 0..self.cpus.len() {
             let cpu = CpuId(at as u16);
+            if self.cpus[at].runs(space) {
+                self.unload_segment(cx, cpu, space.id, space.owner.kind());
+            }
             let state = &mut self.cpus[at];
             if state.vm == Some(space.id) {
                 state.vm = None;
@@ -97,6 +116,13 @@ impl<M: TableMemory> Core<M> {
         self.invalidate(space, cx, Invalidate::All, true, NodeSet::ALL, Reach::Space);
         for state in &mut self.cpus {
             state.slots.iter_mut().filter(|slot| **slot == Some(space.id)).for_each(|slot| *slot = None);
+        }
+    }
+
+    /// No space of this kind runs on `cpu` any more: nor does its segment.
+    fn unload_segment(&mut self, cx: &mut Cx<'_, M::Space>, cpu: CpuId, space: SpaceId, kind: SpaceKind) {
+        if core::mem::take(&mut self.cpus[cpu.index()].segments[kind as usize]) {
+            cx.hw.load_segment(cpu, &SegmentLoad { space, kind, image: None });
         }
     }
 
@@ -166,7 +192,8 @@ impl<M: TableMemory> Kernel<M> {
     /// [`MmError::NoCpu`].
     pub fn idle(&mut self, hw: &mut dyn Hardware<M::Space>, cpu: CpuId) -> Result<(), MmError> {
         let mut cx = self.cx(hw, cpu)?;
-        if self.core.cpus[cpu.index()].current.take().is_some() {
+        if let Some(space) = self.core.cpus[cpu.index()].current.take() {
+            self.core.unload_segment(&mut cx, cpu, space, SpaceKind::Process);
             self.core.load_idle(&mut cx, cpu);
         }
         Ok(())

@@ -7,6 +7,7 @@
 use crate::hardware::{CpuMask, Hardware, Invalidate, SpaceId, SpaceKind};
 use crate::hypervisor::{DirtyLog, VmId};
 use crate::process::{GroupId, ProcessId};
+use crate::segment::{Departures, SpaceSegment};
 use crate::stats::Stats;
 use crate::thp::ThpMode;
 use crate::vma::{Policy, VmaSet};
@@ -132,6 +133,8 @@ pub struct AddressSpace<I: Space, M: TableMemory> {
     pub(crate) stats: Stats,
     pub(crate) notifier: Option<Box<dyn MmuNotifier<I, M>>>,
     pub(crate) log: Option<DirtyLog>,
+    pub(crate) segment: Option<Box<SpaceSegment<I, M::Space>>>,
+    pub(crate) departures: Departures,
     pub(crate) clocks: Clocks,
 }
 

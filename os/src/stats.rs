@@ -33,6 +33,8 @@ pub enum FaultKind {
     SwapCached,
     /// A NUMA hinting fault; the page stayed where it was.
     NumaHint,
+    /// A page that a segment has, mapped where it is: hardware took it for one that escaped.
+    Segment,
     /// A NUMA hinting fault that moved the page to the CPU's node.
     NumaMigrate,
 }
@@ -98,6 +100,8 @@ counters! {
     swap_ins,
     /// Page-cache pages dropped from the mapping by reclaim.
     file_unmaps,
+    /// Pages of a segment that were mapped because hardware took them for escaped ones.
+    segment_faults,
     /// NUMA hinting faults.
     numa_hints,
     /// 4 KiB pages moved to another node.

@@ -36,6 +36,7 @@ impl<I: Space, M: TableMemory> AddressSpace<I, M> {
             && vma.is_anonymous()
             && vma.page == PageSize::Size4K
             && vma.holds_block(addr, PageSize::Size2M)
+            && !self.segment_touches(addr, PageSize::Size2M)
     }
 }
 

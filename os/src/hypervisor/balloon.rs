@@ -5,6 +5,7 @@ use super::VmId;
 use crate::error::MmError;
 use crate::hardware::{Cost, ExitKind, Hardware};
 use crate::kernel::Kernel;
+use crate::segment::{Content, Reason};
 use alloc::vec::Vec;
 use paging::frames::{AllocRequest, CpuId, FrameState, NodeId};
 use paging::{Frame, Gfn, PageSize, TableMemory};
@@ -60,6 +61,7 @@ impl<M: TableMemory> Kernel<M> {
             self.on_vm(&mut cx, id, |core, vm, cx| {
                 let range = start..start + (run.len() as u64) * 4096;
                 let small = |area: &crate::Vma| area.page == PageSize::Size4K;
+                core.leave(&mut vm.space, cx, range.clone(), Content::Dropped, Reason::Ballooned)?;
                 let parts: Vec<_> = vm.space.vmas.within(range).filter(small).collect();
                 parts.into_iter().try_for_each(|part| core.unmap_pages(&mut vm.space, cx, part.range()))
             })

@@ -5,6 +5,7 @@ use super::VmId;
 use crate::error::{MmError, Stop};
 use crate::hardware::{Cost, Hardware};
 use crate::kernel::{Core, Cx, Kernel};
+use crate::segment::{Content, Reason};
 use crate::space::AddressSpace;
 use core::ops::Range;
 use paging::frames::CpuId;
@@ -84,6 +85,8 @@ impl<M: TableMemory> Kernel<M> {
     ) -> Result<(), MmError> {
         let mut cx = self.cx(hw, cpu)?;
         self.on_vm(&mut cx, id, |core, vm, cx| {
+            // Only entries can be write-protected.
+            core.leave(&mut vm.space, cx, 0..u64::MAX, Content::Kept, Reason::Logged)?;
             vm.space.log.get_or_insert_with(DirtyLog::default);
             let end = vm.space.vmas.end();
             core.protect_log(&mut vm.space, cx, 0..end)

@@ -251,6 +251,9 @@ impl<M: TableMemory> Kernel<M> {
     pub fn host_frame(&mut self, id: VmId, gfn: Gfn) -> Result<Option<Frame<M::Space>>, MmError> {
         let vm = self.vms.get(id.0).ok_or(MmError::NoVm(id))?;
         let gpa: Gpa = gfn.base();
+        if let Some(frame) = vm.space.in_place(gpa) {
+            return Ok(Some(frame));
+        }
         let found = self.core.lookup(&vm.space, CpuId(0), gpa);
         let size = found.size().unwrap_or_default();
         Ok(found.frame().map(|head| head.offset(gpa.page_offset(size) >> 12)))

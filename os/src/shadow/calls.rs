@@ -7,6 +7,7 @@ use crate::error::{MmError, Stop};
 use crate::hardware::{Cost, ExitKind, Hardware, Invalidate};
 use crate::hypervisor::{Vm, VmId};
 use crate::kernel::{Core, Cx, Kernel, NewSpace};
+use crate::segment::NoSegment;
 use crate::space::{AddressSpace, NotifyCx, Owner};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -41,6 +42,9 @@ impl<M: TableMemory> Kernel<M> {
     /// [`MmError::NoVm`].
     pub fn enable_shadow(&mut self, vm: VmId, log: Arc<TrapLog>) -> Result<(), MmError> {
         let vm = self.vms.get_mut(vm.0).ok_or(MmError::NoVm(vm))?;
+        if vm.space.segment.is_some() {
+            return Err(MmError::NoSegment(NoSegment::Watched));
+        }
         vm.space.notifier = Some(Box::new(ShadowMmu::<M>::new(log)));
         Ok(())
     }
