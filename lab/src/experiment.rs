@@ -198,6 +198,7 @@ impl Run {
             tables: world.table_bytes(),
             layout: world.placed(),
             host_lines: world.host_lines().map(Into::into),
+            segments: world.segments(),
             verified: world.verified(),
             table_dumps,
         }
@@ -310,6 +311,14 @@ pub fn run(
     let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
     let mut runs = Vec::new();
     for system in &experiment.systems {
+        if placing.is_some() && system.translation.is_segmented() {
+            return Err(ExperimentError::Refused {
+                system: system.to_string(),
+                machine: experiment.profile.name.clone(),
+                reason: "a real layout says which frames a process has, and a segment says otherwise"
+                    .to_string(),
+            });
+        }
         let plan = Plan { placing: placing.clone(), ..plan(experiment, *system, &setup)? };
         let name = system.to_string();
         let world = World::new(plan, &setup)

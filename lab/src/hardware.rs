@@ -9,13 +9,14 @@ use crate::oracle::Oracle;
 use machine::profile::Profile;
 use machine::timing::TICKS;
 use machine::{Machine, Scope};
+use mechanisms::segments::{Image, Registers};
 use os::hypervisor::VmId;
 use os::{
-    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad, Shootdown, SpaceId,
-    SpaceKind, Syscall,
+    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad, SegmentLoad, Shootdown,
+    SpaceId, SpaceKind, Syscall,
 };
 use paging::frames::{CpuId, MAX_NODES, NodeId};
-use paging::{Arena, AsidVmid, Gfn, GuestPhys, Hfn, HostPhys, Intent, Work};
+use paging::{Arena, AsidVmid, Gfn, GuestPhys, Hfn, HostPhys, Intent, PhysSpace, Space, Virt, Work};
 use std::collections::HashMap;
 
 /// What software takes, in cycles; from the machine's profile. Devices take no
@@ -119,12 +120,32 @@ pub struct Shared<'a> {
     pub files: &'a [String],
     /// The VM of each VM space of the host, by the host's number for it.
     pub vms: &'a [SpaceId],
+    /// Each core's segment registers.
+    pub segments: &'a mut [CoreSegments],
     /// Shootdowns are forgotten: builds the bug that the oracle must find.
     pub lose_shootdowns: bool,
 }
 
+/// The segment registers of a core.
+#[derive(Clone, Debug, Default)]
+pub struct CoreSegments {
+    /// Of the process that runs natively.
+    pub native: Registers<Virt, HostPhys>,
+    /// Of the guest's process that runs.
+    pub guest: Registers<Virt, GuestPhys>,
+    /// Of the VM that runs.
+    pub vmm: Registers<GuestPhys, HostPhys>,
+}
+
+fn load<I: Space, O: PhysSpace>(registers: &mut Registers<I, O>, image: Option<&Image>) {
+    match image {
+        Some(image) => registers.load(image),
+        None => registers.switch_off(),
+    }
+}
+
 impl Shared<'_> {
-    fn reborrow(&mut self) -> Shared<'_> {
+    pub(crate) fn reborrow(&mut self) -> Shared<'_> {
         Shared {
             machine: self.machine,
             oracle: self.oracle.as_deref_mut(),
@@ -132,6 +153,7 @@ impl Shared<'_> {
             spent: self.spent,
             files: self.files,
             vms: self.vms,
+            segments: self.segments,
             lose_shootdowns: self.lose_shootdowns,
         }
     }
@@ -153,6 +175,8 @@ impl Shared<'_> {
             Cost::Exit(_) => c.exit,
             Cost::Ipi { targets: 0 } => 0,
             Cost::Ipi { targets } => c.shootdown + u64::from(targets) * c.shootdown_core,
+            // From where they were saved, as software reads entries.
+            Cost::Segment { words } => u64::from(words) * c.entry_local,
             Cost::Migrate { pages } => pages * c.page_fault / 2,
             // Threads of the kernel's own, on cores that nobody else needs.
             Cost::Background => return,
@@ -225,6 +249,13 @@ pub struct HostHardware<'a>(pub Shared<'a>);
 impl Hardware<HostPhys> for HostHardware<'_> {
     fn load_root(&mut self, cpu: CpuId, load: &RootLoad<HostPhys>) {
         self.0.load(cpu, 0, load.space, load.kind, load.evicted);
+    }
+    fn load_segment(&mut self, cpu: CpuId, what: &SegmentLoad<'_>) {
+        let core = &mut self.0.segments[cpu.index()];
+        match what.kind {
+            SpaceKind::Process => load(&mut core.native, what.image),
+            SpaceKind::Vm => load(&mut core.vmm, what.image),
+        }
     }
     fn shootdown(&mut self, from: CpuId, what: &Shootdown<'_>) {
         self.0.shootdown(from, 0, what);
@@ -344,6 +375,9 @@ impl Hardware<GuestPhys> for GuestHardware<'_> {
             return;
         }
         self.shared.load(cpu, self.index, load.space, load.kind, load.evicted);
+    }
+    fn load_segment(&mut self, cpu: CpuId, what: &SegmentLoad<'_>) {
+        load(&mut self.shared.segments[cpu.index()].guest, what.image);
     }
     fn shootdown(&mut self, from: CpuId, what: &Shootdown<'_>) {
         if self.shadowed.is_some() {

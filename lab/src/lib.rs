@@ -11,6 +11,7 @@ pub mod oracle;
 pub mod outcome;
 pub mod reproduce;
 pub mod scenario;
+pub mod segments;
 pub mod system;
 pub mod world;
 

@@ -1,5 +1,6 @@
 //! What an experiment found, as data: the same for people and for programs.
 
+use crate::segments::SegmentOutcome;
 use crate::world::TableDump;
 use machine::metrics::{Counters, Served};
 use paging::lines::HostLines;
@@ -49,6 +50,9 @@ pub struct Outcome {
     pub layout: Option<LayoutCounts>,
     /// In a VM: how the processes' tables lie in the VM's, at the end.
     pub host_lines: Option<LineCounts>,
+    /// Direct segments; `None` for systems without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub segments: Option<SegmentOutcome>,
     /// Accesses checked by the oracle; `None` without `--verify`.
     pub verified: Option<u64>,
     /// Dumps of page tables, if they were asked for.

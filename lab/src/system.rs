@@ -6,6 +6,7 @@
 //! or written out as TOML. Nothing else names combinations.
 
 use crate::numa::{Interference, Replication};
+use crate::segments::Segments;
 use mechanisms::ptemagnet::Settings;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -20,7 +21,26 @@ pub enum Translation {
     Nested,
     /// A VM whose hypervisor keeps a table gVA to hPA in step with the guest's.
     Shadow,
+    /// One table, and a segment for a process's primary region in front of it.
+    DirectSegment,
+    /// A VM whose memory is behind a segment: gVA to gPA by paging.
+    VmmDirect,
+    /// A VM whose processes have a segment: gPA to hPA by paging.
+    GuestDirect,
+    /// A VM with both segments.
+    DualDirect,
 }
+
+/// The ways of translation by name.
+const BASES: [(&str, Translation); 7] = [
+    ("native", Translation::Native),
+    ("nested", Translation::Nested),
+    ("shadow", Translation::Shadow),
+    ("direct-segment", Translation::DirectSegment),
+    ("vmm-direct", Translation::VmmDirect),
+    ("guest-direct", Translation::GuestDirect),
+    ("dual-direct", Translation::DualDirect),
+];
 
 /// Which page sizes a kernel uses for anonymous memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
@@ -140,6 +160,9 @@ pub struct System {
     /// Others who use the memory of a node.
     #[serde(default)]
     pub interference: Option<Interference>,
+    /// About direct segments.
+    #[serde(default)]
+    pub segments: Segments,
 }
 
 impl Default for System {
@@ -152,6 +175,7 @@ impl Default for System {
             vnuma: false,
             spread: false,
             interference: None,
+            segments: Segments::default(),
         }
     }
 }
@@ -169,7 +193,7 @@ pub struct SystemError {
 }
 
 /// Systems with names of their own, and what each is, in the order of reports.
-pub const PRESETS: [(&str, &str); 15] = [
+pub const PRESETS: [(&str, &str); 22] = [
     ("native", "one dimension, 4 KiB pages"),
     ("native-thp", "one dimension, transparent huge pages"),
     ("native-2m", "one dimension, reserved 2 MiB pages"),
@@ -181,6 +205,16 @@ pub const PRESETS: [(&str, &str); 15] = [
     ("nested+ptemagnet", "a VM whose guest keeps the host's entries together (PTEMagnet)"),
     ("shadow", "a VM under shadow paging, 4 KiB pages"),
     ("shadow-thp-thp", "a VM under shadow paging, huge pages in guest and host"),
+    ("direct-segment", "native, a process's primary region behind a segment, 4 KiB pages outside"),
+    ("vmm-direct", "VMM Direct: the VM's memory behind a segment, 4 KiB pages in the guest"),
+    ("vmm-direct-thp", "VMM Direct, huge pages in the guest"),
+    (
+        "guest-direct",
+        "Guest Direct: a guest process's primary region behind a segment, 4 KiB pages in the host",
+    ),
+    ("guest-direct-4k-thp", "Guest Direct, huge pages in the host"),
+    ("dual-direct", "Dual Direct: both segments"),
+    ("dual-direct+promote", "base virtualised, promoted while it runs as contiguity appears"),
     ("native+mitosis", "Mitosis: a copy of the page table on every node"),
     ("native+numa-balancing+vmitosis", "vMitosis: table pages follow the data that NUMA balancing moves"),
     ("nested+vnuma+mitosis+host-mitosis", "vMitosis in a VM that sees the nodes: copies of both tables"),
@@ -188,7 +222,7 @@ pub const PRESETS: [(&str, &str); 15] = [
 ];
 
 /// Features that `+` adds, with their values.
-const FEATURES: [(&str, &str); 20] = [
+const FEATURES: [(&str, &str); 24] = [
     ("5level", "five levels, in every dimension"),
     ("frag=F", "share of memory no huge page can be made of, 0 to 1, of the kernel the processes run on"),
     ("host-frag=F", "the same of the host under a VM"),
@@ -212,6 +246,10 @@ const FEATURES: [(&str, &str); 20] = [
     ("spread", "threads are dealt out over all sockets, even if one would hold them"),
     ("interference=N[:GB/s]", "others take bandwidth of node N: all that they can get, or so much"),
     ("ptemagnet=N", "frames from reservations of N pages, 2 to 64 (8 if N is left out)"),
+    ("bad=N", "N frames in random places of the host's segment are faulty: their pages escape"),
+    ("filter=BITS", "bits of each segment's escape filter (256)"),
+    ("filter-functions=K", "hash functions of each escape filter, each with a bank of its own (4)"),
+    ("promote", "no segments at first: the system is promoted while it runs"),
     ("pcp=N", "a CPU's list takes N frames at once from the zone (63 as in Linux)"),
 ];
 
@@ -225,23 +263,27 @@ impl System {
             |reason: String, hint: Option<String>| SystemError { name: name.to_string(), reason, hint };
         let mut parts = name.split('+');
         let head = parts.next().unwrap_or_default();
-        let mut words = head.split('-');
-        let translation = match words.next().unwrap_or_default() {
-            "native" => Translation::Native,
-            "nested" => Translation::Nested,
-            "shadow" => Translation::Shadow,
-            other => {
+        let base = BASES.iter().find(|(base, _)| {
+            head.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        });
+        let (base, translation) = match base {
+            Some(base) => *base,
+            None => {
+                let other = head.split('-').next().unwrap_or_default();
                 let known: Vec<&str> = PRESETS.iter().map(|(n, _)| *n).collect();
                 let near = crate::names::nearest(head, &known);
                 return Err(error(
                     format!("`{other}` is no way of translation"),
                     Some(match near {
                         Some(n) => format!("did you mean `{n}`? `pagewalk list systems` lists them"),
-                        None => "it starts with `native`, `nested` or `shadow`".to_string(),
+                        None => {
+                            format!("it starts with one of {}", BASES.map(|(base, _)| base).join(", "))
+                        }
                     }),
                 ));
             }
         };
+        let words = head[base.len()..].split('-').skip(1);
         let mut system = System { translation, ..System::default() };
         let mut pages = Vec::new();
         for word in words {
@@ -261,7 +303,7 @@ impl System {
         match (translation, pages.as_slice()) {
             (_, []) => {}
             (_, [kernel]) => system.kernel.pages = *kernel,
-            (Translation::Native, [_, _, ..]) | (_, [_, _, _, ..]) => {
+            (Translation::Native | Translation::DirectSegment, [_, _, ..]) | (_, [_, _, _, ..]) => {
                 return Err(error(
                     "too many page sizes".to_string(),
                     Some("native has one, a VM two".to_string()),
@@ -327,6 +369,10 @@ impl System {
                 let wrong = || (format!("`{feature}`: `{value}` is no number of pages"), None);
                 self.kernel.frames = Frames::PteMagnet { pages: pages.map_err(|_| wrong())? };
             }
+            "bad" => self.segments.bad = pages()?,
+            "filter" => self.segments.filter_bits = pages()?,
+            "filter-functions" => self.segments.filter_functions = pages()?,
+            "promote" => self.segments.promote = true,
             "pcp" => {
                 let frames = value.parse::<u16>().ok().filter(|n| (1..=PCP_MOST).contains(n));
                 let wrong = || (format!("`{feature}`: `{value}` is no number from 1 to {PCP_MOST}"), None);
@@ -349,7 +395,7 @@ impl System {
 
     /// Whether the system runs in a VM.
     pub fn is_virtual(&self) -> bool {
-        self.translation != Translation::Native
+        !matches!(self.translation, Translation::Native | Translation::DirectSegment)
     }
 
     /// Refuses what makes no sense, with the reason.
@@ -381,6 +427,7 @@ impl System {
             return Err("a native system has no host under it: its choices belong to the kernel".to_string());
         }
         self.check_tables()?;
+        self.check_segments()?;
         if self.translation == Translation::Shadow && self.kernel.levels != self.host.levels {
             return Err(
                 "a shadow table has the levels of the guest's table: both must be the same".to_string()
@@ -473,11 +520,8 @@ impl fmt::Display for System {
                 Pages::Huge1G => "1g",
             }
         }
-        f.write_str(match self.translation {
-            Translation::Native => "native",
-            Translation::Nested => "nested",
-            Translation::Shadow => "shadow",
-        })?;
+        let base = BASES.iter().find(|(_, way)| *way == self.translation);
+        f.write_str(base.map_or("", |(name, _)| name))?;
         let (kernel, host) = (self.kernel.pages, self.host.pages);
         if kernel != Pages::Small || host != Pages::Small {
             write!(f, "-{}", pages(kernel))?;
@@ -534,7 +578,7 @@ impl fmt::Display for System {
         if self.kernel.pcp_batch != PCP_BATCH {
             write!(f, "+pcp={}", self.kernel.pcp_batch)?;
         }
-        Ok(())
+        write!(f, "{}", self.segments)
     }
 }
 
@@ -556,6 +600,8 @@ mod tests {
             "nested+host-pt-node=1+host-vmitosis+interference=1",
             "nested+ptemagnet",
             "nested+ptemagnet=16+pcp=31",
+            "dual-direct-thp-4k+frag=0.5+bad=16+filter=512+filter-functions=8+promote",
+            "direct-segment-thp+bad=3",
         ] {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
@@ -567,6 +613,13 @@ mod tests {
         assert!(why("nativ-thp").contains("did you mean `native-thp`"), "{}", why("nativ-thp"));
         assert!(why("native-thp-4k").contains("too many page sizes"));
         assert!(why("native-64k").contains("no page size"));
+        assert!(why("direct-segment-4k-4k").contains("too many page sizes"));
+        assert!(why("dual-direct+filter=100").contains("power of two"));
+        assert!(why("nested+bad=1").contains("systems with segments"));
+        assert!(why("guest-direct-2m").contains("no reserved huge pages"));
+        assert!(why("vmm-direct-4k-2m").contains("no reserved huge pages"));
+        assert!(why("guest-direct+bad=1").contains("goes around them"));
+        assert!(why("vmm-direct+vnuma").contains("one node"));
         assert!(why("native+frg=0.1").contains("did you mean `frag`"));
         assert!(why("native+frag=2").contains("no share"));
         assert!(why("nested+ptemagnet=12").contains("2, 4, 8, 16, 32 or 64"));

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{System, config};
-use os::hypervisor::GuestAndHost;
+use os::hypervisor::{GuestAndHost, GuestOnHost};
 use os::{
     Cost, CpuMask, ExitKind, FaultKind, FileId, Hardware, Kernel, KernelConfig, MmError, Policy, RootLoad,
     Shootdown, SingleTables, Slot, SpaceId, SpaceKind, ThpMode, VmId, VmSpec,

@@ -57,6 +57,20 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
             o.host_lines.map_or("-".to_string(), |lines| number(lines.mean))
         });
     }
+    if outcomes.iter().any(|o| o.segments.is_some()) {
+        row("mode", &|o| o.segments.as_ref().map_or(String::from("-"), |s| s.mode.clone()));
+        row("L1 TLB misses that segments answered", &|o| match o.tlb.l1_misses {
+            0 => "-".to_string(),
+            misses => format!("{:.1} %", 100.0 * o.walks.direct_hits as f64 / misses as f64),
+        });
+        row("base-limit checks per walk", &|o| {
+            number((o.walks.checks[0] + o.walks.checks[1]) as f64 / o.walks.completed.max(1) as f64)
+        });
+        row("escapes found by filters", &|o| thousands(o.walks.checks[2]));
+        row("pages that escaped", &|o| {
+            o.segments.as_ref().map_or(String::from("-"), |s| thousands(s.escaped))
+        });
+    }
     row("page faults, counted", &|o| thousands(o.software.page_faults));
     row("  since the start", &|o| thousands(o.software.page_faults_in_all));
     row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));

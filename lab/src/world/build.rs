@@ -61,11 +61,14 @@ fn placed<S: PhysSpace>(
     Ok(Box::new(source.map_err(WorldError::NoPlace)?))
 }
 
-fn config(side: &Side, cpus: Vec<NodeId>, placing: Option<&Placing>) -> KernelConfig {
+fn config(system: &System, side: &Side, cpus: Vec<NodeId>, placing: Option<&Placing>) -> KernelConfig {
     // A real layout says for each part of a region whether its pages are huge.
     let thp = if placing.is_some() { thp(side).max(ThpMode::Madvise) } else { thp(side) };
+    let other = if *side == system.kernel { &system.host } else { &system.kernel };
+    let (filter, filter_pages) = segments::filter(system, other);
     // Traces of other machines, and of physical memory, begin at 0.
-    KernelConfig { levels: side.levels, thp, mmap_min_addr: 0, ..KernelConfig::new(cpus) }
+    let (levels, mmap_min_addr) = (side.levels, 0);
+    KernelConfig { levels, thp, filter, filter_pages, mmap_min_addr, ..KernelConfig::new(cpus) }
 }
 
 /// Others take bandwidth.
@@ -130,6 +133,7 @@ impl World {
         let cpus = plan.cores.clone();
         let mut oracle = plan.verify.then(|| Oracle::new(layout.end(), &setup.processes));
         let mut spent = Spent::default();
+        let mut segments = vec![CoreSegments::default(); cpus.len()];
         let shared = Arc::new(layout::Shared::default());
         let native = !plan.system.is_virtual();
         let host_side = if native { plan.system.kernel } else { plan.system.host };
@@ -145,6 +149,7 @@ impl World {
                 spent: &mut spent,
                 files: &[],
                 vms: &[],
+                segments: &mut segments,
                 lose_shootdowns: false,
             });
             let mut pool = pool(&layout, &host_side, plan.seed)?;
@@ -153,7 +158,7 @@ impl World {
                 source = placed(&plan, &shared, &mut pool, source)?;
             }
             Kernel::new(
-                config(&host_side, cpus.clone(), plan.placing.as_ref().filter(|_| native)),
+                config(&plan.system, &host_side, cpus.clone(), plan.placing.as_ref().filter(|_| native)),
                 pool,
                 Arena::new(layout.end()),
                 source,
@@ -166,7 +171,10 @@ impl World {
         let mut vms = Vec::new();
         let mut guest = None;
         if !native {
-            let (memory, slots) = guest_memory(&layout, &plan.system);
+            let (memory, mut slots) = guest_memory(&layout, &plan.system);
+            if plan.system.translation.has_vm_segment() {
+                slots = segments::cut_at_gap(slots);
+            }
             let spec =
                 VmSpec { policy: policy(&host_side, nodes), thp: Some(thp(&host_side)), ..VmSpec::default() };
             let mut hardware = HostHardware(Shared {
@@ -176,6 +184,7 @@ impl World {
                 spent: &mut spent,
                 files: &[],
                 vms: &[],
+                segments: &mut segments,
                 lose_shootdowns: false,
             });
             let vm =
@@ -208,6 +217,7 @@ impl World {
                     spent: &mut spent,
                     files: &[],
                     vms: &vms,
+                    segments: &mut segments,
                     lose_shootdowns: false,
                 },
                 host: &mut host,
@@ -218,11 +228,12 @@ impl World {
             let guest_cpus = if plan.system.vnuma { cpus.clone() } else { vec![NodeId(0); cpus.len()] };
             let config = KernelConfig {
                 table_nodes: table_nodes.clone(),
-                ..config(&side, guest_cpus, plan.placing.as_ref())
+                ..config(&plan.system, &side, guest_cpus, plan.placing.as_ref())
             };
-            let mut kernel =
-                Kernel::new(config, guest_pool, Arena::new(memory.end()), source, tables, &mut hardware)
-                    .map_err(failed("the guest's kernel"))?;
+            // As much memory again may be plugged in after the VM's.
+            let mem = Arena::new(2 * memory.end());
+            let mut kernel = Kernel::new(config, guest_pool, mem, source, tables, &mut hardware)
+                .map_err(failed("the guest's kernel"))?;
             if copies.is_oblivious() {
                 let (told, pages) = (copies == Replication::Told, oblivious::pages_for(setup));
                 oblivious::set_aside(&mut kernel, &mut hardware, &table_nodes, told, pages)
@@ -243,6 +254,8 @@ impl World {
             guest,
             host_files: Files::default(),
             vms,
+            segments,
+            segment_log: Default::default(),
             processes: Vec::new(),
             threads: Vec::new(),
             running,
@@ -260,6 +273,7 @@ impl World {
         for thread in &setup.threads {
             world.add_thread(thread.process)?;
         }
+        world.start_segments()?;
         for (index, process) in setup.processes.iter().enumerate() {
             for region in &process.regions {
                 world.populate(index as u16, region)?;

@@ -12,12 +12,13 @@ mod events;
 mod faults;
 mod memory;
 mod oblivious;
+mod segments;
 mod tables;
 mod translate;
 
 pub use dump::{DataDump, LevelDump, SocketTables, TableDump, WalkerDump};
 
-use crate::hardware::{Costs, GuestHardware, GuestRoot, HostHardware, Shared, Spent};
+use crate::hardware::{CoreSegments, Costs, GuestHardware, GuestRoot, HostHardware, Shared, Spent};
 use crate::layout::{self, LayoutFrames, Placing};
 use crate::numa::Interference;
 use crate::oracle::{Mismatch, Oracle};
@@ -169,6 +170,8 @@ pub struct World {
     guest: Option<Guest>,
     host_files: Files,
     vms: Vec<SpaceId>,
+    segments: Vec<CoreSegments>,
+    segment_log: segments::Log,
     processes: Vec<Process>,
     threads: Vec<Thread>,
     /// Which process each core runs.
@@ -199,6 +202,7 @@ macro_rules! shared {
             spent: &mut $world.spent,
             files: $files,
             vms: &$world.vms,
+            segments: &mut $world.segments,
             lose_shootdowns: $world.plan.lose_shootdowns,
         }
     };
@@ -273,6 +277,7 @@ impl World {
             if self.since_tick == TICK {
                 self.since_tick = 0;
                 self.tick()?;
+                self.promote(TICK)?;
             }
         }
         for event in &block.events {

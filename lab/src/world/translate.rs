@@ -2,6 +2,7 @@
 //! so that it holds the tables as they are now.
 
 use super::*;
+use mechanisms::segments::{DirectSegment, Segmented, VmmStage};
 
 /// What is done on a core with a way of translation.
 trait OnCore {
@@ -64,12 +65,17 @@ impl World {
         let core = &mut cores[thread.cpu.index()];
         let failed = |error| WorldError::Kernel { what: "the running process".to_string(), error };
         let frames = self.frames;
+        let (way, segments) = (self.plan.system.translation, &self.segments[thread.cpu.index()]);
         Ok(match &self.guest {
             None => {
                 let table = self.host.process(pid).map_err(failed)?.space().table();
                 let root = table.hardware_root(core.node());
                 let walk = Native { mem: self.host.mem(), root, levels: table.levels(), frames };
-                job.on(core, uncore, &walk)
+                if way.is_segmented() {
+                    job.on(core, uncore, &DirectSegment { segment: &segments.native, walk })
+                } else {
+                    job.on(core, uncore, &walk)
+                }
             }
             Some(guest) if guest.shadowed.is_some() => {
                 let node = guest.kernel.table_node(thread.cpu);
@@ -99,7 +105,14 @@ impl World {
                     frames: u64::MAX,
                     host,
                 };
-                job.on(core, uncore, &walk)
+                if way.is_segmented() {
+                    let Nested { guest, root, levels, frames, host } = walk;
+                    let host = VmmStage { segment: &segments.vmm, host };
+                    let walk = Nested { guest, root, levels, frames, host };
+                    job.on(core, uncore, &Segmented { segment: &segments.guest, walk })
+                } else {
+                    job.on(core, uncore, &walk)
+                }
             }
         })
     }

@@ -7,5 +7,5 @@ mod place;
 mod vm;
 
 pub use dirty::DirtyLog;
-pub use hotplug::GuestAndHost;
+pub use hotplug::{GuestAndHost, GuestOnHost, KEPT_BELOW_GAP};
 pub use vm::{Slot, SlotId, Vm, VmId, VmSpec};

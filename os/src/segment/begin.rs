@@ -16,6 +16,15 @@ use mechanisms::segments::{EscapeFilter, Registers};
 use paging::frames::{CpuId, FrameState};
 use paging::{Addr, Flush, Frame, PageSize, Space, TableMemory};
 
+/// Where contiguous memory may come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Contiguity {
+    /// Only what is free.
+    Free,
+    /// Others' pages may be moved out of the way.
+    Compacted,
+}
+
 /// What it took to begin a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Begun {
@@ -40,14 +49,14 @@ pub enum NoSegment {
     /// A part of the range is not private anonymous memory for loads and stores, made of 4 KiB pages.
     #[error("{0:#x} is not private anonymous memory for loads and stores: the range cannot be a segment")]
     NotPrimary(u64),
-    /// There is no contiguous memory, and compaction cannot make any.
+    /// There is no contiguous memory, and none may or can be made.
     #[error(
-        "no {pages} contiguous frames, and compaction can make no more than {best}: free memory, or balloon"
+        "no {pages} contiguous frames: {best} is the longest run that there is or that can be made; free memory, or balloon"
     )]
     NoContiguity {
         /// Frames wanted.
         pages: u64,
-        /// Frames of the longest run that nothing pinned interrupts.
+        /// Frames of the longest run: of free ones, or where compaction may help, of such that nothing pins.
         best: u64,
     },
     /// More pages would have to escape than a filter is good for.
@@ -77,9 +86,10 @@ impl<M: TableMemory> Kernel<M> {
         cpu: CpuId,
         pid: ProcessId,
         range: Range<u64>,
+        from: Contiguity,
     ) -> Result<Begun, MmError> {
         self.core.can_begin(&self.process(pid)?.space, &range)?;
-        let reserved = self.reserve_for(&mut *hw, cpu, &range)?;
+        let reserved = self.reserve_for(&mut *hw, cpu, &range, from)?;
         let mut cx = self.cx(hw, cpu)?;
         let begun = self.on_process(&mut cx, pid, |core, process, cx| {
             core.begin_segment(&mut process.space, cx, &range, &reserved)
@@ -98,9 +108,10 @@ impl<M: TableMemory> Kernel<M> {
         cpu: CpuId,
         vm: VmId,
         range: Range<u64>,
+        from: Contiguity,
     ) -> Result<Begun, MmError> {
         self.core.can_begin(&self.vm(vm)?.space, &range)?;
-        let reserved = self.reserve_for(&mut *hw, cpu, &range)?;
+        let reserved = self.reserve_for(&mut *hw, cpu, &range, from)?;
         let mut cx = self.cx(hw, cpu)?;
         let begun =
             self.on_vm(&mut cx, vm, |core, vm, cx| core.begin_segment(&mut vm.space, cx, &range, &reserved));
@@ -112,9 +123,11 @@ impl<M: TableMemory> Kernel<M> {
         hw: &mut dyn Hardware<M::Space>,
         cpu: CpuId,
         range: &Range<u64>,
+        from: Contiguity,
     ) -> Result<Reservation<M::Space>, MmError> {
         let (page, pages) = (range.start >> 12, (range.end - range.start) >> 12);
-        self.reserve_contiguous(hw, cpu, page, pages, max_escapes(self.core.config.filter.bits()))
+        let max_bad = max_escapes(self.core.config.filter.bits());
+        self.reserve_contiguous(hw, cpu, page, pages, max_bad, from)
     }
 
     fn finish_begin(

@@ -20,6 +20,7 @@
 mod begin;
 mod faulty;
 mod leave;
+mod promote;
 mod reserve;
 
 use crate::hardware::{Cost, SegmentLoad};
@@ -32,8 +33,9 @@ use mechanisms::segments::Registers;
 use paging::frames::CpuId;
 use paging::{Addr, Frame, PageSize, PhysSpace, Space, TableMemory};
 
-pub use begin::{Begun, NoSegment};
+pub use begin::{Begun, Contiguity, NoSegment};
 pub(crate) use leave::Content;
+pub use promote::{Mode, Promote, Promoted};
 
 /// Why a page may not be in a segment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

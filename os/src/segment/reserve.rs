@@ -1,6 +1,6 @@
 //! Finding contiguous memory for a segment, or making it.
 
-use super::begin::NoSegment;
+use super::begin::{Contiguity, NoSegment};
 use crate::error::MmError;
 use crate::hardware::Hardware;
 use crate::kernel::Kernel;
@@ -55,6 +55,7 @@ impl<M: TableMemory> Kernel<M> {
         page: u64,
         pages: u64,
         max_bad: u64,
+        from: Contiguity,
     ) -> Result<Reservation<M::Space>, MmError> {
         self.cx(&mut *hw, cpu)?;
         let node = self.core.node(cpu);
@@ -71,6 +72,10 @@ impl<M: TableMemory> Kernel<M> {
                 }
                 return Ok(Reservation { first: start.offset(phase), pages, bad: Vec::new(), moved: 0 });
             }
+        }
+        if from == Contiguity::Free {
+            let best = self.core.pool.contiguous_free_max(node);
+            return Err(MmError::NoSegment(NoSegment::NoContiguity { pages, best }));
         }
         self.core.pool.drain(None);
         let blocks = (pages + phase).div_ceil(PAGEBLOCK);
