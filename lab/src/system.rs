@@ -207,7 +207,7 @@ pub const PRESETS: [(&str, &str); 22] = [
     ("shadow-thp-thp", "a VM under shadow paging, huge pages in guest and host"),
     ("direct-segment", "native, a process's primary region behind a segment, 4 KiB pages outside"),
     ("vmm-direct", "VMM Direct: the VM's memory behind a segment, 4 KiB pages in the guest"),
-    ("vmm-direct-thp", "VMM Direct, huge pages in the guest"),
+    ("vmm-direct-thp-4k", "VMM Direct, huge pages in the guest"),
     (
         "guest-direct",
         "Guest Direct: a guest process's primary region behind a segment, 4 KiB pages in the host",

@@ -97,7 +97,10 @@ fn guest_memory(layout: &Layout, system: &System) -> (Layout, Vec<Slot>) {
         .map(|n| n.frames.iter().map(|r| r.end - r.start).sum::<u64>() / 8 * 7 * 4096)
         .map(|b| b & !((1 << 30) - 1))
         .collect();
-    let memory = if system.vnuma { Layout::pc(&bytes) } else { Layout::pc(&[bytes.iter().sum()]) };
+    // One segment is to hold it: no more than a range of the host's memory without holes.
+    let whole = if system.translation.has_vm_segment() { segments::longest_range(layout) } else { u64::MAX };
+    let one = bytes.iter().sum::<u64>().min((whole / 8 * 7 * 4096) & !((1 << 30) - 1));
+    let memory = if system.vnuma { Layout::pc(&bytes) } else { Layout::pc(&[one]) };
     let page = reserved(&system.host);
     // A guest's node is the host's, unless the host was told to place it otherwise.
     let bound = system.vnuma && system.host.placement == Placement::FirstTouch;

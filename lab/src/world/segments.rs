@@ -55,6 +55,18 @@ pub(super) fn filter(system: &System, other: &Side) -> (FilterGeometry, PageSize
     (system.segments.filter().unwrap_or_default(), pages)
 }
 
+/// Frames of the longest range of a machine's memory, over all nodes.
+pub(super) fn longest_range(layout: &Layout) -> u64 {
+    let mut ranges: Vec<_> = layout.nodes.iter().flat_map(|node| node.frames.iter().cloned()).collect();
+    ranges.sort_by_key(|range| range.start);
+    let (mut longest, mut run) = (0, 0..0);
+    for range in ranges {
+        run = if range.start == run.end { run.start..range.end } else { range };
+        longest = longest.max(run.end - run.start);
+    }
+    longest
+}
+
 /// Cuts slots so that what lies between the memory that a guest keeps below the I/O gap
 /// and the gap can be unplugged.
 pub(super) fn cut_at_gap(slots: Vec<Slot>) -> Vec<Slot> {

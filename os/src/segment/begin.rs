@@ -198,7 +198,8 @@ impl<M: TableMemory> Core<M> {
         let escaped = self.must_escape(space, cx, range, reserved);
         let most = max_escapes(self.config.filter.bits());
         if let (count, Some((_, &reason))) = (escaped.len() as u64, escaped.first_key_value())
-            && count > most
+            // Not even half of it would be in place: that is no segment.
+            && (count > most || 2 * count > pages.end - pages.start)
         {
             return Err(MmError::NoSegment(NoSegment::TooManyEscapes { pages: count, reason }).into());
         }

@@ -48,6 +48,9 @@ impl<I: Space, S: PhysSpace> SpaceSegment<I, S> {
         }
         let bounds = self.bounds();
         let leaving = range.start.max(bounds.start)..range.end.min(bounds.end);
+        if count == self.pages() {
+            return Some(Plan { how: How::End, bounds: leaving.start..leaving.start, leaving, count });
+        }
         let (below, above) = (leaving.start - bounds.start, bounds.end - leaving.end);
         let (kept, cut) = if below >= above {
             (bounds.start..leaving.start, above + count)

@@ -146,6 +146,9 @@ impl<M: TableMemory> Kernel<M> {
 
     fn block_cost(&self, block: u64) -> Block {
         let mut cost = Block::default();
+        if self.core.pool.is_free_block(Frame::new(block * PAGEBLOCK)) {
+            return cost;
+        }
         for frame in (block * PAGEBLOCK..(block + 1) * PAGEBLOCK).map(Frame::new) {
             match self.core.pool.state(frame) {
                 FrameState::Free | FrameState::PerCpuFree => {}

@@ -2,14 +2,16 @@
 //! every frame, and TLBs that forget only what a shootdown or a root load names.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use mechanisms::segments::{DirectSegment, Image, Registers};
 use os::{
-    Cost, FileId, Hardware, Invalidate, Kernel, KernelConfig, MmError, ProcessId, RootLoad, Shootdown,
-    SingleTables, SpaceId, SpaceKind, Tables,
+    Cost, FileId, Hardware, Invalidate, Kernel, KernelConfig, MmError, ProcessId, RootLoad, SegmentLoad,
+    Shootdown, SingleTables, SpaceId, SpaceKind, Tables,
 };
 use paging::frames::{CpuId, FrameState, Layout, NodeId, PoolConfig};
 use paging::{
-    Arena, CachedTable, Cell, Check, Dim, Entry, Fault, Frame, FramePool, FrameSource, FromBuddy, Gpa, Hfn,
-    HostLeaf, HostPhys, Hpa, Intent, Native, PageSize, Port, Translation, Va, Work,
+    Arena, CachedTable, Cell, Check, Dim, Entry, Fault, Frame, FramePool, FrameSource, FromBuddy, Gpa,
+    GuestPhys, Hfn, HostLeaf, HostPhys, Hpa, Intent, Native, PageSize, Port, Space, Translation, Va, Virt,
+    Work,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ pub struct Machine {
     pub swap: HashMap<u64, u64>,
     pub tlb: Vec<Vec<TlbEntry>>,
     pub roots: HashMap<(CpuId, SpaceKind), RootLoad<HostPhys>>,
+    pub segments: HashMap<CpuId, Registers<Virt, HostPhys>>,
+    pub vm_segments: HashMap<CpuId, Registers<GuestPhys, HostPhys>>,
     /// Frames that a file was read into: others may store to them while they are copied.
     cached: HashSet<u64>,
     pub costs: Vec<Cost>,
@@ -92,6 +96,18 @@ impl Hardware<HostPhys> for Machine {
             self.flush_space(cpu, evicted);
         }
         self.roots.insert((cpu, load.kind), *load);
+    }
+    fn load_segment(&mut self, cpu: CpuId, load: &SegmentLoad<'_>) {
+        fn set<I: Space>(registers: &mut Registers<I, HostPhys>, image: Option<&Image>) {
+            match image {
+                Some(image) => registers.load(image),
+                None => registers.switch_off(),
+            }
+        }
+        match load.kind {
+            SpaceKind::Process => set(self.segments.entry(cpu).or_default(), load.image),
+            SpaceKind::Vm => set(self.vm_segments.entry(cpu).or_default(), load.image),
+        }
     }
     fn shootdown(&mut self, _from: CpuId, what: &Shootdown<'_>) {
         self.shootdowns += 1;
@@ -251,6 +267,8 @@ impl System {
             let root = self.machine.roots[&(cpu, SpaceKind::Process)];
             let walk =
                 Native { mem: self.kernel.mem(), root: root.root, levels: root.levels, frames: 1 << 30 };
+            let segment = self.machine.segments.entry(cpu).or_default();
+            let walk = DirectSegment { segment, walk };
             match walk.walk(&mut Bare::default(), va, intent) {
                 Ok(leaf) => {
                     let size = leaf.size;

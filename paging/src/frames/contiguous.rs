@@ -158,6 +158,13 @@ impl<S: PhysSpace> FramePool<S> {
         Ok(listed)
     }
 
+    /// Whether the whole pageblock around `frame` is free.
+    pub fn is_free_block(&self, frame: Frame<S>) -> bool {
+        let block = frame.number() >> PAGEBLOCK_ORDER;
+        let whole = self.d.whole(block);
+        whole.is_free() || whole.is_blank() && self.is_clean(block)
+    }
+
     /// Whether the whole pageblock was never used and has no filler.
     fn is_clean(&self, block: u64) -> bool {
         self.zones.iter().flat_map(|zone| &zone.ranges).any(|range| range.is_clean(block, &self.d))
