@@ -4,6 +4,7 @@
 //! and where the model is off, the row shows by how much.
 
 pub mod ptemagnet;
+pub mod segments;
 
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::Outcome;

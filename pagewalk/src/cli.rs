@@ -267,6 +267,16 @@ pub enum Reproduced {
         #[arg(long, value_delimiter = ',')]
         columns: Vec<String>,
     },
+    /// Direct segments for VMs (MICRO 2014): overheads by mode and page size, faulty frames, self-ballooning.
+    DirectSegments {
+        /// Only these: `graph500`, `memcached`, `npb-cg`, `gups`, `mcf`, `omnetpp`, `canneal`,
+        /// `streamcluster`, `cactusADM`, `bad-frames`, `ballooning`.
+        #[arg(long, value_delimiter = ',')]
+        classes: Vec<String>,
+        /// Footprint of the big-memory classes.
+        #[arg(long, default_value = "8GiB")]
+        footprint: String,
+    },
 }
 
 /// Which cells of a paper's figures.

@@ -8,6 +8,7 @@ mod live;
 mod progress;
 mod report;
 mod reproduce;
+mod segments;
 mod traces;
 mod tracetext;
 
@@ -64,6 +65,8 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Some(Command::Reproduce { what: Reproduced::Vmitosis(figures) }) => {
             done(figures::print(&lab::figures::VMITOSIS_FIGURES, &figures, output))
+        Some(Command::Reproduce { what: Reproduced::DirectSegments { classes, footprint } }) => {
+            done(segments::direct_segments(&classes, &footprint, output))
         }
         Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {
             done(reproduce::curve(&columns, output))

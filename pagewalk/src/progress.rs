@@ -32,6 +32,14 @@ impl Bar {
         ControlFlow::Continue(())
     }
 
+    /// A new piece of work of the same kind begins.
+    pub fn what(&self, name: &str) {
+        self.0.set_message(name.to_string());
+        self.0.reset();
+        self.0.unset_length();
+        self.0.set_style(style("{spinner} {msg}: {human_pos} accesses, {per_sec}, {elapsed}"));
+    }
+
     /// Takes the line away.
     pub fn end(&self) {
         self.0.finish_and_clear();
