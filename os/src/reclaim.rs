@@ -131,7 +131,34 @@ impl<M: TableMemory> Kernel<M> {
             }
             self.shrink_cache(cx, scope, target);
         }
-        // Twice around: the first time may do no more than clear accessed bits.
+        self.turns(cx, scope, target);
+        if self.free_in(scope) <= before && self.shorten_segments(cx, scope, want) {
+            self.turns(cx, scope, target);
+        }
+        self.core.charge(cx, Cost::Background);
+        self.free_in(scope).saturating_sub(before)
+    }
+
+    /// Nothing else can be had: segments give up pages at their ends, which can be swapped then.
+    /// Whether one did.
+    fn shorten_segments(&mut self, cx: &mut Cx<'_, M::Space>, scope: Scope, want: u64) -> bool {
+        if self.core.swap.is_full() {
+            return false;
+        }
+        let wanted = |group: GroupId| scope.group.is_none_or(|of| of == group);
+        let mut left = false;
+        for process in self.processes.iter_mut().filter(|process| wanted(process.space.group)) {
+            left |= self.core.shorten_segment(&mut process.space, cx, want);
+        }
+        for vm in self.vms.iter_mut().filter(|vm| wanted(vm.space.group)) {
+            left |= self.core.shorten_segment(&mut vm.space, cx, want);
+        }
+        left
+    }
+
+    /// The hand goes around until `target` is free.
+    fn turns(&mut self, cx: &mut Cx<'_, M::Space>, scope: Scope, target: u64) {
+        // Twice: the first time may do no more than clear accessed bits.
         let spaces = self.processes.next() + self.vms.next();
         let mut turns = 0;
         while turns <= 2 * spaces && self.free_in(scope) < target {
@@ -143,8 +170,6 @@ impl<M: TableMemory> Kernel<M> {
                 self.shrink_cache(cx, scope, target);
             }
         }
-        self.core.charge(cx, Cost::Background);
-        self.free_in(scope).saturating_sub(before)
     }
 
     /// What reclaim in `scope` wants to grow.

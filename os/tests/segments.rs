@@ -150,6 +150,23 @@ fn faulty_frames_escape_and_a_reservation_goes_around_them() {
     assert!(s.kernel.stats().segment_faults > 0, "the filter took some pages for escaped ones");
 }
 
+#[test]
+fn memory_pressure_shortens_a_segment() {
+    let (mut s, pid) = system();
+    begin(&mut s, pid, 0..PAGES).expect("contiguous memory");
+    for page in 0..PAGES {
+        s.access(CPU, pid, at(page), Some(page + 1)).expect("memory");
+    }
+    let got = s.kernel.reclaim(&mut s.machine, CPU, 64).expect("a CPU");
+    assert!(got >= 64, "{got}");
+    assert_eq!(departed(&s, pid), [(Reason::Swapped, How::Trim, 512, 0)]);
+    for page in 0..PAGES {
+        assert_eq!(s.access(CPU, pid, at(page), None), Ok(page + 1));
+    }
+    assert!(s.kernel.stats().swap_ins >= 64);
+    s.shutdown();
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Store(u64),

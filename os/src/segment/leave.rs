@@ -150,6 +150,19 @@ impl<M: TableMemory> Core<M> {
         Ok(())
     }
 
+    /// The last pages of the segment, `want` and at least a leaf table's, become ordinary ones. Whether
+    /// they did: it takes frames for tables.
+    pub(crate) fn shorten_segment<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        want: u64,
+    ) -> bool {
+        let Some(bounds) = space.segment.as_deref().map(SpaceSegment::bounds) else { return false };
+        let first = bounds.end.saturating_sub(want.max(PageSize::Size2M.frames())).max(bounds.start);
+        self.leave(space, cx, first << 12..bounds.end << 12, Content::Kept, Reason::Swapped).is_ok()
+    }
+
     /// Has entries map pages that are in place.
     fn map_in_place<I: Space>(
         &mut self,
