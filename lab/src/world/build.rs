@@ -98,8 +98,10 @@ fn guest_memory(layout: &Layout, system: &System) -> (Layout, Vec<Slot>) {
         .map(|b| b & !((1 << 30) - 1))
         .collect();
     // One segment is to hold it: no more than a range of the host's memory without holes.
-    let whole = if system.translation.has_vm_segment() { segments::longest_range(layout) } else { u64::MAX };
-    let one = bytes.iter().sum::<u64>().min((whole / 8 * 7 * 4096) & !((1 << 30) - 1));
+    let mut one: u64 = bytes.iter().sum();
+    if system.translation.has_vm_segment() {
+        one = one.min((segments::longest_range(layout) / 8 * 7 * 4096) & !((1 << 30) - 1));
+    }
     let memory = if system.vnuma { Layout::pc(&bytes) } else { Layout::pc(&[one]) };
     let page = reserved(&system.host);
     // A guest's node is the host's, unless the host was told to place it otherwise.
