@@ -126,10 +126,10 @@ fn bad_frames_escape_and_everything_else_stays() {
 
 #[test]
 fn a_fragmented_guest_balloons_and_a_fragmented_host_compacts() {
-    let systems = ["dual-direct+frag=1", "guest-direct+frag=0.75", "vmm-direct+host-frag=1"];
+    let systems = ["guest-direct+frag=1", "guest-direct+frag=0.75", "vmm-direct+host-frag=1"];
     let outcomes = run(&systems, 20_000, "gups:footprint=256MiB");
     let of = |index: usize| outcomes[index].segments.as_ref().unwrap();
-    assert_eq!(of(0).mode, "Dual Direct");
+    assert_eq!(of(0).mode, "Guest Direct");
     assert_eq!(of(1).mode, "Guest Direct");
     for outcome in [of(0), of(1)] {
         let ballooned: u64 = outcome.steps.iter().map(|step| step.ballooned).sum();
