@@ -11,9 +11,7 @@ use os::{
     Advice, Cost, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, ProcessId, ProcessSpec, Prot,
     RootLoad, Shootdown, SingleTables, Slot, SpaceId, ThpMode, VmId, VmSpec,
 };
-use paging::frames::{
-    CpuId, DMA32_END, Fragmentation, FrameState, IO_GAP_START, Layout, NodeId, NodeSpec, PoolConfig,
-};
+use paging::frames::{CpuId, DMA32_END, Fragmentation, FrameState, Layout, NodeId, NodeSpec, PoolConfig};
 use paging::{Arena, Frame, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, Intent, Va, Work};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
