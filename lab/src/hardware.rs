@@ -12,8 +12,8 @@ use machine::{Machine, Scope};
 use mechanisms::segments::{Image, Registers};
 use os::hypervisor::VmId;
 use os::{
-    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad, SegmentLoad, Shootdown,
-    SpaceId, SpaceKind, Syscall,
+    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad, SegmentLoad,
+    Shootdown, SpaceId, SpaceKind, Syscall,
 };
 use paging::frames::{CpuId, MAX_NODES, NodeId};
 use paging::{Arena, AsidVmid, Gfn, GuestPhys, Hfn, HostPhys, Intent, PhysSpace, Space, Virt, Work};

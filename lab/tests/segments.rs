@@ -27,6 +27,7 @@ fn experiment(systems: &[&str], accesses: u64) -> Experiment {
         verify: true,
         threads: 0,
         layout: None,
+        dump_tables: None,
     }
 }
 

@@ -65,6 +65,7 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Some(Command::Reproduce { what: Reproduced::Vmitosis(figures) }) => {
             done(figures::print(&lab::figures::VMITOSIS_FIGURES, &figures, output))
+        }
         Some(Command::Reproduce { what: Reproduced::DirectSegments { classes, footprint } }) => {
             done(segments::direct_segments(&classes, &footprint, output))
         }

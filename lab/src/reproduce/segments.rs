@@ -372,7 +372,7 @@ pub fn ballooning(footprint: &str) -> Result<Vec<Ballooning>, ExperimentError> {
             seed: 1,
             verify: false,
             layout: None,
-            dump_tables: false,
+            dump_tables: None,
             threads: 1,
         };
         let plan = experiment::plan(&experiment, system, &setup)?;
