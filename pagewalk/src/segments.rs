@@ -60,7 +60,7 @@ pub fn direct_segments(names: &[String], footprint: &str, output: Output) -> Res
 
 const INTRODUCTION: &str = "\
 Efficient Memory Virtualization (Gandhi, Basu, Hill, Swift; MICRO 2014) on its machine, sandy-bridge-en.
-Overhead: cycles more than without translation. Ideal are Dual Direct's cycles less the walks that are left.
+Overhead: cycles more than those of the fastest system, of which next to nothing is translation.
 Linear: the paper's model, from our counts of misses and cycles per miss. Paper: with how far to trust the
 number (docs/direct-segments.md); most of its table is not known to us.
 ";
@@ -71,7 +71,7 @@ fn percent(x: f64) -> String {
 
 fn class_text(report: &ClassReport) -> String {
     let mut text = format!(
-        "\n{} ({}): {:.1} cycles per access without translation\n{:>8}  {:22}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}{:>8}\n",
+        "\n{} ({}): {:.1} cycles per access at best\n{:>8}  {:22}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}{:>8}\n",
         report.class.name,
         report.workload,
         report.ideal,
