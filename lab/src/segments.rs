@@ -1,4 +1,4 @@
-//! The choices of a [`System`](crate::System) about direct segments, and what came of them.
+//! The choices of a [`System`] about direct segments, and what came of them.
 
 use crate::system::{Pages, System, Translation};
 use mechanisms::segments::FilterGeometry;
