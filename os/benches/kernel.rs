@@ -4,28 +4,12 @@
 //! machine whose frames have no content and whose TLBs need no interrupts.
 
 use os::{
-    Cost, FileId, Hardware, Kernel, KernelConfig, MapRequest, ProcessId, ProcessSpec, Prot, RootLoad,
-    Shootdown, SingleTables, Slot, SpaceId, ThpMode, VmSpec,
+    Kernel, KernelConfig, MapRequest, NoMachine, ProcessId, ProcessSpec, Prot, SingleTables, Slot, ThpMode,
+    VmSpec,
 };
 use paging::frames::{CpuId, Layout, NodeId, PoolConfig};
-use paging::{Arena, FramePool, FromBuddy, Gfn, Gpa, Hfn, HostPhys, Intent, Va, Work};
+use paging::{Arena, FramePool, FromBuddy, Gfn, Gpa, HostPhys, Intent, Va};
 use std::time::Instant;
-
-/// A machine that does nothing.
-struct Nothing;
-
-impl Hardware<HostPhys> for Nothing {
-    fn load_root(&mut self, _: CpuId, _: &RootLoad<HostPhys>) {}
-    fn shootdown(&mut self, _: CpuId, _: &Shootdown<'_>) {}
-    fn flush_space(&mut self, _: CpuId, _: SpaceId) {}
-    fn zero(&mut self, _: CpuId, _: Hfn, _: u8) {}
-    fn copy(&mut self, _: CpuId, _: Hfn, _: Hfn, _: u8) {}
-    fn file_read(&mut self, _: CpuId, _: FileId, _: u64, _: Hfn) {}
-    fn file_write(&mut self, _: CpuId, _: FileId, _: u64, _: Hfn) {}
-    fn swap_out(&mut self, _: CpuId, _: Hfn, _: u64) {}
-    fn swap_in(&mut self, _: CpuId, _: u64, _: Hfn) {}
-    fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
-}
 
 const CPU: CpuId = CpuId(0);
 const MIB: u64 = 1 << 20;
@@ -38,14 +22,14 @@ fn kernel(thp: ThpMode) -> Host {
     let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
     let config = KernelConfig { thp, ..KernelConfig::new(vec![NodeId(0); 2]) };
     let mem = Arena::new(layout.end());
-    Kernel::new(config, pool, mem, Box::new(FromBuddy), Box::new(SingleTables::default()), &mut Nothing)
+    Kernel::new(config, pool, mem, Box::new(FromBuddy), Box::new(SingleTables::default()), &mut NoMachine)
         .expect("a kernel")
 }
 
 fn process(kernel: &mut Host, len: u64) -> (ProcessId, Va) {
-    let pid = kernel.create_process(&mut Nothing, CPU, ProcessSpec::default()).expect("a process");
-    let va = kernel.mmap(&mut Nothing, CPU, pid, &MapRequest::anonymous(len)).expect("room");
-    kernel.switch_to(&mut Nothing, CPU, pid).expect("a process");
+    let pid = kernel.create_process(&mut NoMachine, CPU, ProcessSpec::default()).expect("a process");
+    let va = kernel.mmap(&mut NoMachine, CPU, pid, &MapRequest::anonymous(len)).expect("room");
+    kernel.switch_to(&mut NoMachine, CPU, pid).expect("a process");
     (pid, va)
 }
 
@@ -72,10 +56,10 @@ fn main() {
         let (pid, va) = process(&mut host, len);
         let seconds = timed(|| {
             for page in 0..pages {
-                host.fault(&mut Nothing, CPU, pid, va.offset(page << 12), Intent::WRITE).expect("a page");
+                host.fault(&mut NoMachine, CPU, pid, va.offset(page << 12), Intent::WRITE).expect("a page");
             }
         });
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     report("fault, 4 KiB, at random over 4 GiB", pages, 20, || {
@@ -83,60 +67,60 @@ fn main() {
         let seconds = timed(|| {
             // An odd multiplier visits every page once.
             for page in (0..pages).map(|i| i.wrapping_mul(0x9e37_79b1) % (4 * GIB / 4096)) {
-                host.fault(&mut Nothing, CPU, pid, va.offset(page << 12), Intent::WRITE).expect("a page");
+                host.fault(&mut NoMachine, CPU, pid, va.offset(page << 12), Intent::WRITE).expect("a page");
             }
         });
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     report("populate, 4 KiB", pages, 20, || {
         let (pid, va) = process(&mut host, len);
         let seconds = timed(|| {
-            host.populate(&mut Nothing, CPU, pid, va, len, Intent::WRITE).expect("pages");
+            host.populate(&mut NoMachine, CPU, pid, va, len, Intent::WRITE).expect("pages");
         });
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     report("populate, 4 KiB, 64 GiB", 64 * GIB / 4096, 1, || {
         let (pid, va) = process(&mut host, 64 * GIB);
         let seconds = timed(|| {
-            host.populate(&mut Nothing, CPU, pid, va, 64 * GIB, Intent::WRITE).expect("pages");
+            host.populate(&mut NoMachine, CPU, pid, va, 64 * GIB, Intent::WRITE).expect("pages");
         });
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     report("exit", pages, 20, || {
         let (pid, va) = process(&mut host, len);
-        host.populate(&mut Nothing, CPU, pid, va, len, Intent::WRITE).expect("pages");
-        timed(|| host.exit(&mut Nothing, CPU, pid).expect("an exit"))
+        host.populate(&mut NoMachine, CPU, pid, va, len, Intent::WRITE).expect("pages");
+        timed(|| host.exit(&mut NoMachine, CPU, pid).expect("an exit"))
     });
     report("fork", pages, 20, || {
         let (pid, va) = process(&mut host, len);
-        host.populate(&mut Nothing, CPU, pid, va, len, Intent::WRITE).expect("pages");
+        host.populate(&mut NoMachine, CPU, pid, va, len, Intent::WRITE).expect("pages");
         let mut child = pid;
-        let seconds = timed(|| child = host.fork(&mut Nothing, CPU, pid).expect("a child"));
-        host.exit(&mut Nothing, CPU, child).expect("an exit");
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        let seconds = timed(|| child = host.fork(&mut NoMachine, CPU, pid).expect("a child"));
+        host.exit(&mut NoMachine, CPU, child).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     report("copy on write", pages, 20, || {
         let (pid, va) = process(&mut host, len);
-        host.populate(&mut Nothing, CPU, pid, va, len, Intent::WRITE).expect("pages");
-        let child = host.fork(&mut Nothing, CPU, pid).expect("a child");
+        host.populate(&mut NoMachine, CPU, pid, va, len, Intent::WRITE).expect("pages");
+        let child = host.fork(&mut NoMachine, CPU, pid).expect("a child");
         let seconds = timed(|| {
             for page in 0..pages {
-                host.fault(&mut Nothing, CPU, child, va.offset(page << 12), Intent::WRITE).expect("a page");
+                host.fault(&mut NoMachine, CPU, child, va.offset(page << 12), Intent::WRITE).expect("a page");
             }
         });
-        host.exit(&mut Nothing, CPU, child).expect("an exit");
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.exit(&mut NoMachine, CPU, child).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     report("mprotect", pages, 20, || {
         let (pid, va) = process(&mut host, len);
-        host.populate(&mut Nothing, CPU, pid, va, len, Intent::WRITE).expect("pages");
-        let seconds = timed(|| host.mprotect(&mut Nothing, CPU, pid, va, len, Prot::R).expect("a mapping"));
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.populate(&mut NoMachine, CPU, pid, va, len, Intent::WRITE).expect("pages");
+        let seconds = timed(|| host.mprotect(&mut NoMachine, CPU, pid, va, len, Prot::R).expect("a mapping"));
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     let mut host = kernel(ThpMode::Always);
@@ -144,23 +128,23 @@ fn main() {
         let (pid, va) = process(&mut host, GIB);
         let seconds = timed(|| {
             for block in 0..512 {
-                host.fault(&mut Nothing, CPU, pid, va.offset(block << 21), Intent::WRITE).expect("a page");
+                host.fault(&mut NoMachine, CPU, pid, va.offset(block << 21), Intent::WRITE).expect("a page");
             }
         });
-        host.exit(&mut Nothing, CPU, pid).expect("an exit");
+        host.exit(&mut NoMachine, CPU, pid).expect("an exit");
         seconds
     });
     let mut host = kernel(ThpMode::Never);
     report("vm_fault, 4 KiB", pages, 20, || {
         let slots = [Slot::new(Gfn::new(0), pages)];
-        let vm = host.create_vm(&mut Nothing, CPU, VmSpec::default(), &slots).expect("a VM");
-        host.enter_vm(&mut Nothing, CPU, vm).expect("a VM");
+        let vm = host.create_vm(&mut NoMachine, CPU, VmSpec::default(), &slots).expect("a VM");
+        host.enter_vm(&mut NoMachine, CPU, vm).expect("a VM");
         let seconds = timed(|| {
             for page in 0..pages {
-                host.vm_fault(&mut Nothing, CPU, vm, Gpa::new(page << 12), Intent::WRITE).expect("a page");
+                host.vm_fault(&mut NoMachine, CPU, vm, Gpa::new(page << 12), Intent::WRITE).expect("a page");
             }
         });
-        host.destroy_vm(&mut Nothing, CPU, vm).expect("an end");
+        host.destroy_vm(&mut NoMachine, CPU, vm).expect("an end");
         seconds
     });
 }

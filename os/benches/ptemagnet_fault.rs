@@ -5,29 +5,10 @@
 //! meet the same neighbours; frames have no content. (The paper, of a program that touches a large array: -0.5 %.)
 
 use mechanisms::ptemagnet::{PteMagnet, Settings};
-use os::{
-    Cost, FileId, Hardware, Kernel, KernelConfig, MapRequest, ProcessId, ProcessSpec, RootLoad, Shootdown,
-    SingleTables, SpaceId,
-};
+use os::{Kernel, KernelConfig, MapRequest, NoMachine, ProcessId, ProcessSpec, SingleTables};
 use paging::frames::{CpuId, Layout, NodeId, PoolConfig};
-use paging::{Arena, FramePool, FrameSource, FromBuddy, Hfn, HostPhys, Intent, Va, Work};
+use paging::{Arena, FramePool, FrameSource, FromBuddy, HostPhys, Intent, Va};
 use std::time::Instant;
-
-/// A machine that does nothing.
-struct Nothing;
-
-impl Hardware<HostPhys> for Nothing {
-    fn load_root(&mut self, _: CpuId, _: &RootLoad<HostPhys>) {}
-    fn shootdown(&mut self, _: CpuId, _: &Shootdown<'_>) {}
-    fn flush_space(&mut self, _: CpuId, _: SpaceId) {}
-    fn zero(&mut self, _: CpuId, _: Hfn, _: u8) {}
-    fn copy(&mut self, _: CpuId, _: Hfn, _: Hfn, _: u8) {}
-    fn file_read(&mut self, _: CpuId, _: FileId, _: u64, _: Hfn) {}
-    fn file_write(&mut self, _: CpuId, _: FileId, _: u64, _: Hfn) {}
-    fn swap_out(&mut self, _: CpuId, _: Hfn, _: u64) {}
-    fn swap_in(&mut self, _: CpuId, _: u64, _: Hfn) {}
-    fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
-}
 
 type Host = Kernel<Arena<HostPhys>>;
 
@@ -42,18 +23,18 @@ fn kernel(source: Box<dyn FrameSource<HostPhys>>) -> Host {
     let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
     let config = KernelConfig::new(vec![NodeId(0); 2]);
     let tables = Box::new(SingleTables::default());
-    Kernel::new(config, pool, Arena::new(layout.end()), source, tables, &mut Nothing).expect("a kernel")
+    Kernel::new(config, pool, Arena::new(layout.end()), source, tables, &mut NoMachine).expect("a kernel")
 }
 
 fn process(kernel: &mut Host, len: u64) -> (ProcessId, Va) {
-    let pid = kernel.create_process(&mut Nothing, CPU, ProcessSpec::default()).expect("a process");
-    let va = kernel.mmap(&mut Nothing, CPU, pid, &MapRequest::anonymous(len)).expect("room");
-    kernel.switch_to(&mut Nothing, CPU, pid).expect("a process");
+    let pid = kernel.create_process(&mut NoMachine, CPU, ProcessSpec::default()).expect("a process");
+    let va = kernel.mmap(&mut NoMachine, CPU, pid, &MapRequest::anonymous(len)).expect("room");
+    kernel.switch_to(&mut NoMachine, CPU, pid).expect("a process");
     (pid, va)
 }
 
 fn touch(kernel: &mut Host, pid: ProcessId, va: Va, page: u64) {
-    kernel.fault(&mut Nothing, CPU, pid, va.offset(page << 12), Intent::WRITE).expect("a page");
+    kernel.fault(&mut NoMachine, CPU, pid, va.offset(page << 12), Intent::WRITE).expect("a page");
 }
 
 fn timed(work: impl FnOnce()) -> f64 {
@@ -88,7 +69,7 @@ const CASES: [Case; 4] = [
     ("exit", |host| {
         let (pid, va) = process(host, PAGES << 12);
         (0..PAGES).for_each(|page| touch(host, pid, va, page));
-        timed(|| host.exit(&mut Nothing, CPU, pid).expect("an exit"))
+        timed(|| host.exit(&mut NoMachine, CPU, pid).expect("an exit"))
     }),
 ];
 

@@ -280,3 +280,21 @@ pub trait Hardware<S: PhysSpace> {
     /// Takes time for what `cpu` did.
     fn charge(&mut self, cpu: CpuId, cost: Cost, work: &Work);
 }
+
+/// A machine that does nothing: frames have no content, nothing is cached, and time is not
+/// counted. For what only the software's books matter to: benchmarks, tests of the kernel alone.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct NoMachine;
+
+impl<S: PhysSpace> Hardware<S> for NoMachine {
+    fn load_root(&mut self, _: CpuId, _: &RootLoad<S>) {}
+    fn shootdown(&mut self, _: CpuId, _: &Shootdown<'_>) {}
+    fn flush_space(&mut self, _: CpuId, _: SpaceId) {}
+    fn zero(&mut self, _: CpuId, _: Frame<S>, _: u8) {}
+    fn copy(&mut self, _: CpuId, _: Frame<S>, _: Frame<S>, _: u8) {}
+    fn file_read(&mut self, _: CpuId, _: FileId, _: u64, _: Frame<S>) {}
+    fn file_write(&mut self, _: CpuId, _: FileId, _: u64, _: Frame<S>) {}
+    fn swap_out(&mut self, _: CpuId, _: Frame<S>, _: u64) {}
+    fn swap_in(&mut self, _: CpuId, _: u64, _: Frame<S>) {}
+    fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
+}

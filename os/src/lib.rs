@@ -46,8 +46,8 @@ pub use error::{MmError, Segv};
 pub use fault::FaultOutcome;
 pub use frames::TableCache;
 pub use hardware::{
-    Cost, CpuMask, ExitKind, Hardware, Invalidate, MAX_CPUS, PageRange, RootLoad, SegmentLoad, Shootdown,
-    SpaceId, SpaceKind, Syscall,
+    Cost, CpuMask, ExitKind, Hardware, Invalidate, MAX_CPUS, NoMachine, PageRange, RootLoad, SegmentLoad,
+    Shootdown, SpaceId, SpaceKind, Syscall,
 };
 pub use hypervisor::{DirtyLog, Slot, SlotId, Vm, VmId, VmSpec};
 pub use kernel::{Kernel, KernelConfig};

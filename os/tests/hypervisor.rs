@@ -5,11 +5,13 @@ mod common;
 use common::{System, config};
 use os::hypervisor::{GuestAndHost, GuestOnHost};
 use os::{
-    Cost, CpuMask, ExitKind, FaultKind, FileId, Hardware, Kernel, KernelConfig, MmError, Policy, RootLoad,
-    Shootdown, SingleTables, Slot, SpaceId, SpaceKind, ThpMode, VmId, VmSpec,
+    Cost, CpuMask, ExitKind, FaultKind, Kernel, KernelConfig, MmError, NoMachine, Policy, SingleTables, Slot,
+    SpaceKind, ThpMode, VmId, VmSpec,
 };
 use paging::frames::{CpuId, FrameState, IO_GAP_START, Layout, NodeId, NodeSet, NodeSpec, PoolConfig};
-use paging::{Arena, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, HostDim, HostStage, Intent, PageSize, Work};
+use paging::{
+    Arena, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, HostDim, HostPhys, HostStage, Intent, PageSize,
+};
 
 const CPU: CpuId = CpuId(0);
 const PAGE: u64 = 4096;
@@ -148,29 +150,24 @@ fn a_vms_memory_moves_between_nodes() {
     s.shutdown();
 }
 
-/// A guest's machine that needs nothing but memory.
-struct Memory;
-
-impl Hardware<GuestPhys> for Memory {
-    fn load_root(&mut self, _: CpuId, _: &RootLoad<GuestPhys>) {}
-    fn shootdown(&mut self, _: CpuId, _: &Shootdown<'_>) {}
-    fn flush_space(&mut self, _: CpuId, _: SpaceId) {}
-    fn zero(&mut self, _: CpuId, _: Gfn, _: u8) {}
-    fn copy(&mut self, _: CpuId, _: Gfn, _: Gfn, _: u8) {}
-    fn file_read(&mut self, _: CpuId, _: FileId, _: u64, _: Gfn) {}
-    fn file_write(&mut self, _: CpuId, _: FileId, _: u64, _: Gfn) {}
-    fn swap_out(&mut self, _: CpuId, _: Gfn, _: u64) {}
-    fn swap_in(&mut self, _: CpuId, _: u64, _: Gfn) {}
-    fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
-}
-
 fn guest(ranges: &[(u64, u64)]) -> Kernel<Arena<GuestPhys>> {
     let frames = ranges.iter().map(|&(start, end)| start..end).collect();
     let layout = Layout { nodes: vec![NodeSpec { frames }], distances: vec![vec![10]] };
     let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
     let config = KernelConfig::new(vec![NodeId(0)]);
     let tables = Box::new(SingleTables::default());
-    Kernel::new(config, pool, Arena::new(1 << 21), Box::new(FromBuddy), tables, &mut Memory).expect("a guest")
+    Kernel::new(config, pool, Arena::new(1 << 21), Box::new(FromBuddy), tables, &mut NoMachine)
+        .expect("a guest")
+}
+
+fn both<'a>(
+    guest: &'a mut Kernel<Arena<GuestPhys>>,
+    s: &'a mut System,
+    vm: VmId,
+) -> GuestAndHost<'a, Arena<GuestPhys>, Arena<HostPhys>> {
+    // A box of nothing takes no memory, so nothing leaks.
+    let guest_hw = Box::leak(Box::new(NoMachine));
+    GuestAndHost { guest, guest_hw, host: &mut s.kernel, host_hw: &mut s.machine, vm, cpu: CPU }
 }
 
 #[test]
@@ -191,7 +188,7 @@ fn a_balloon_takes_memory_from_the_guest_and_gives_it_back() {
     // No more than leaves the guest its reserve.
     let rest = guest.inflate_balloon(NodeId(0), 100_000);
     assert!((rest.len() as u64) < free - 700, "{} of {free}", rest.len());
-    let (pool, _) = guest.shutdown(&mut Memory).expect("a shutdown");
+    let (pool, _) = guest.shutdown(&mut NoMachine).expect("a shutdown");
     pool.audit().expect("a sound pool");
     s.shutdown();
 }
@@ -203,16 +200,9 @@ fn self_ballooning_trades_scattered_memory_for_a_contiguous_range() {
     let mut guest = guest(&[(0x8000, 0x8000 + 4096)]);
     let total = |guest: &Kernel<Arena<GuestPhys>>| guest.pool().frames(NodeId(0));
     let (before, at) = (total(&guest), Gfn::new(0x40000));
-    let mut both = GuestAndHost {
-        guest: &mut guest,
-        guest_hw: &mut Memory,
-        host: &mut s.kernel,
-        host_hw: &mut s.machine,
-        vm: id,
-        cpu: CPU,
-    };
-    assert_eq!(both.self_balloon(NodeId(0), 2000, at), Ok(1536));
-    assert!(both.self_balloon(NodeId(0), 1024, at).is_err(), "the place is taken");
+    let mut pair = both(&mut guest, &mut s, id);
+    assert_eq!(pair.self_balloon(NodeId(0), 2000, at), Ok(1536));
+    assert!(pair.self_balloon(NodeId(0), 1024, at).is_err(), "the place is taken");
     assert_eq!((total(&guest), guest.balloon().len()), (before + 1536, 1536));
     // The new range serves as one piece.
     let request = paging::frames::AllocRequest::new(NodeId(0), FrameState::Reserved);
@@ -230,22 +220,15 @@ fn the_io_gap_is_closed_by_unplugging_below_it() {
     let slots = [Slot::new(Gfn::new(low), 0x8000), Slot::new(Gfn::new(high), 4096)];
     let id = vm(&mut s, &slots);
     let mut guest = guest(&[(low, IO_GAP_START), (high, high + 4096)]);
-    let pid = guest.create_process(&mut Memory, CPU, Default::default()).expect("a process");
-    let va = guest.mmap(&mut Memory, CPU, pid, &os::MapRequest::anonymous(1 << 20)).expect("room");
-    guest.populate(&mut Memory, CPU, pid, va, 1 << 20, Intent::WRITE).expect("pages");
+    let pid = guest.create_process(&mut NoMachine, CPU, Default::default()).expect("a process");
+    let va = guest.mmap(&mut NoMachine, CPU, pid, &os::MapRequest::anonymous(1 << 20)).expect("room");
+    guest.populate(&mut NoMachine, CPU, pid, va, 1 << 20, Intent::WRITE).expect("pages");
     let frames = guest.pool().frames(NodeId(0));
     let slot = s.kernel.vm(id).expect("a VM").slots().next().expect("a slot").0;
     let to = Gfn::new(high + 4096);
-    let mut both = GuestAndHost {
-        guest: &mut guest,
-        guest_hw: &mut Memory,
-        host: &mut s.kernel,
-        host_hw: &mut s.machine,
-        vm: id,
-        cpu: CPU,
-    };
+    let mut pair = both(&mut guest, &mut s, id);
     // The kernel's pages lie in the upper zone, so the lower one can be emptied.
-    let slot = both.replug(slot, NodeId(0), to).expect("nothing of the kernel's is there");
+    let slot = pair.replug(slot, NodeId(0), to).expect("nothing of the kernel's is there");
     assert_eq!(guest.pool().frames(NodeId(0)), frames);
     assert_eq!(guest.pool().state(Gfn::new(low)), FrameState::Absent);
     assert_eq!(s.kernel.vm(id).expect("a VM").slots().map(|(_, slot)| slot.start).max(), Some(to));
@@ -253,15 +236,8 @@ fn the_io_gap_is_closed_by_unplugging_below_it() {
     // Page tables cannot move: a slot with some in it stays, and so does the guest's memory.
     let upper =
         s.kernel.vm(id).expect("a VM").slots().find(|&(other, _)| other != slot).expect("two slots").0;
-    let mut both = GuestAndHost {
-        guest: &mut guest,
-        guest_hw: &mut Memory,
-        host: &mut s.kernel,
-        host_hw: &mut s.machine,
-        vm: id,
-        cpu: CPU,
-    };
-    let stuck = both.replug(upper, NodeId(0), Gfn::new(low));
+    let mut pair = both(&mut guest, &mut s, id);
+    let stuck = pair.replug(upper, NodeId(0), Gfn::new(low));
     assert!(matches!(stuck, Err(MmError::Hotplug(_))), "{stuck:?}");
     assert_eq!(guest.pool().frames(NodeId(0)), frames);
     s.shutdown();

@@ -8,11 +8,11 @@ use mechanisms::segments::FilterGeometry;
 use os::hypervisor::{GuestAndHost, GuestOnHost, KEPT_BELOW_GAP};
 use os::segment::{Contiguity, How, Mode, NoSegment, Promote, Reason};
 use os::{
-    Advice, Cost, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, ProcessId, ProcessSpec, Prot,
-    RootLoad, Shootdown, SingleTables, Slot, SpaceId, ThpMode, VmId, VmSpec,
+    Advice, Kernel, KernelConfig, MapRequest, MmError, NoMachine, ProcessId, ProcessSpec, Prot, SingleTables,
+    Slot, ThpMode, VmId, VmSpec,
 };
 use paging::frames::{CpuId, DMA32_END, Fragmentation, FrameState, Layout, NodeId, NodeSpec, PoolConfig};
-use paging::{Arena, Frame, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, Intent, Va, Work};
+use paging::{Arena, Frame, FramePool, FromBuddy, Gfn, Gpa, GuestPhys, Intent, Va};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -369,28 +369,12 @@ proptest! {
     }
 }
 
-/// A guest's machine that does nothing.
-struct Memory;
-
-impl Hardware<GuestPhys> for Memory {
-    fn load_root(&mut self, _: CpuId, _: &RootLoad<GuestPhys>) {}
-    fn shootdown(&mut self, _: CpuId, _: &Shootdown<'_>) {}
-    fn flush_space(&mut self, _: CpuId, _: SpaceId) {}
-    fn zero(&mut self, _: CpuId, _: Gfn, _: u8) {}
-    fn copy(&mut self, _: CpuId, _: Gfn, _: Gfn, _: u8) {}
-    fn file_read(&mut self, _: CpuId, _: FileId, _: u64, _: Gfn) {}
-    fn file_write(&mut self, _: CpuId, _: FileId, _: u64, _: Gfn) {}
-    fn swap_out(&mut self, _: CpuId, _: Gfn, _: u64) {}
-    fn swap_in(&mut self, _: CpuId, _: u64, _: Gfn) {}
-    fn charge(&mut self, _: CpuId, _: Cost, _: &Work) {}
-}
-
 struct Vm {
     host: System,
     guest: Kernel<Arena<GuestPhys>>,
     id: VmId,
     pid: ProcessId,
-    guest_machine: Memory,
+    guest_machine: NoMachine,
 }
 
 impl Vm {
@@ -411,11 +395,11 @@ impl Vm {
         let mem = Arena::new(2 * layout.end());
         let (source, tables) = (Box::new(FromBuddy), Box::new(SingleTables::default()));
         let config = KernelConfig::new(vec![NodeId(0); 4]);
-        let mut guest = Kernel::new(config, pool, mem, source, tables, &mut Memory).expect("a guest");
-        let pid = guest.create_process(&mut Memory, CPU, ProcessSpec::default()).expect("a process");
+        let mut guest = Kernel::new(config, pool, mem, source, tables, &mut NoMachine).expect("a guest");
+        let pid = guest.create_process(&mut NoMachine, CPU, ProcessSpec::default()).expect("a process");
         let request = MapRequest::anonymous(pages * PAGE).at(Va::new(BASE));
-        guest.mmap(&mut Memory, CPU, pid, &request).expect("room");
-        Vm { host, guest, id, pid, guest_machine: Memory }
+        guest.mmap(&mut NoMachine, CPU, pid, &request).expect("room");
+        Vm { host, guest, id, pid, guest_machine: NoMachine }
     }
     fn both(&mut self) -> GuestAndHost<'_, Arena<GuestPhys>, Arena<paging::HostPhys>> {
         GuestAndHost {
