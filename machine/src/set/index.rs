@@ -2,15 +2,13 @@
 
 /// Divides by a number of sets that is known when the structure is built.
 ///
-/// A power of two takes a mask and a shift. Any other takes one multiplication
-/// by ⌈2^64 / sets⌉: the quotient is exact for numbers below 2^64 / sets
-/// (Granlund and Montgomery 1994), which is 2^46 at [`SetIndex::MAX_SETS`], and the largest page
-/// number has 45 bits.
+/// One multiplication by ⌈2^63 / sets⌉, without a branch: the quotient is exact for
+/// numbers below 2^63 / sets (Granlund and Montgomery 1994), and for any below 2^63 if
+/// the sets are a power of two. That is 2^45 at [`SetIndex::MAX_SETS`], and the largest
+/// page number has 45 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SetIndex {
     sets: u64,
-    shift: u32,
-    /// 0 if the sets are a power of two.
     reciprocal: u64,
 }
 
@@ -25,8 +23,7 @@ impl SetIndex {
     pub fn new(sets: usize) -> SetIndex {
         assert!(sets > 0 && (sets.is_power_of_two() || sets <= Self::MAX_SETS), "{sets} sets");
         let sets = sets as u64;
-        let reciprocal = if sets.is_power_of_two() { 0 } else { u64::MAX / sets + 1 };
-        SetIndex { sets, shift: sets.trailing_zeros(), reciprocal }
+        SetIndex { sets, reciprocal: (1u64 << 63).div_ceil(sets) }
     }
 
     /// How many sets.
@@ -37,13 +34,12 @@ impl SetIndex {
     /// `(number mod sets, number / sets)`: the set, and what is left for a tag.
     #[inline(always)]
     pub fn split(&self, number: u64) -> (usize, u64) {
-        if self.reciprocal == 0 {
-            ((number & (self.sets - 1)) as usize, number >> self.shift)
-        } else {
-            debug_assert!(number < u64::MAX / self.sets, "{number:#x} is too large to divide");
-            let quotient = ((u128::from(number) * u128::from(self.reciprocal)) >> 64) as u64;
-            ((number - quotient * self.sets) as usize, quotient)
-        }
+        debug_assert!(
+            number < (1 << 63) / if self.sets.is_power_of_two() { 1 } else { self.sets },
+            "{number:#x} is too large to divide"
+        );
+        let quotient = ((u128::from(number << 1) * u128::from(self.reciprocal)) >> 64) as u64;
+        ((number - quotient * self.sets) as usize, quotient)
     }
 
     /// `number mod sets`.

@@ -81,17 +81,21 @@ pub(super) fn matches<const VECTORS: usize>(row: &[[u16; PRINTS]; VECTORS], prin
     lanes.fold(0, |bits, (way, lane)| bits | u32::from(*lane == print) << way)
 }
 
+/// Tags of one vector, aligned as loads in operands ask.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(align(16))]
+pub(super) struct Four(pub [u32; LANES]);
 /// Tags of one vector.
-pub(super) const LANES: usize = 8;
+pub(super) const LANES: usize = 4;
 /// Vectors of the widest set.
-pub(super) const MAX_VECTORS: usize = 4;
+pub(super) const MAX_VECTORS: usize = 8;
 
 /// Whether `tag` is among the first `ways` of `row`; in either case it is
 /// now at the front, and those that were before it, or all, have moved one back.
 /// Lanes from `ways` on mean nothing.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn touch<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], ways: usize, tag: u32) -> bool {
+pub(super) fn touch<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag: u32) -> bool {
     // SAFETY: every x86-64 has SSE2.
     unsafe { touch_sse2(row, ways, tag) }
 }
@@ -99,42 +103,53 @@ pub(super) fn touch<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], way
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse2")]
 #[inline]
-fn touch_sse2<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], ways: usize, tag: u32) -> bool {
+fn touch_sse2<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag: u32) -> bool {
     use std::arch::x86_64::{
         _mm_and_si128, _mm_andnot_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_cmpgt_epi32,
         _mm_cvtsi32_si128, _mm_movemask_ps, _mm_or_si128, _mm_set1_epi32, _mm_setr_epi32, _mm_slli_si128,
     };
-    const HALF: usize = LANES / 2;
 
-    let row = row.as_flattened_mut();
     let wanted = _mm_set1_epi32(tag as i32);
     let mut found = 0u32;
-    for (number, lanes) in row.as_chunks::<HALF>().0.iter().enumerate() {
-        let equal = _mm_castsi128_ps(_mm_cmpeq_epi32(load(lanes), wanted));
-        found |= (_mm_movemask_ps(equal) as u32) << (number * HALF);
+    for (number, four) in row.iter().enumerate() {
+        let equal = _mm_castsi128_ps(_mm_cmpeq_epi32(load(&four.0), wanted));
+        found |= (_mm_movemask_ps(equal) as u32) << (number * LANES);
     }
     found &= u32::MAX >> (u32::BITS - ways as u32);
-    let way = (found | 1 << (ways - 1)).trailing_zeros();
-    let behind = _mm_set1_epi32(way as i32);
-    // From the last to the first: each takes in the lane before it.
-    for number in (0..VECTORS * 2).rev() {
-        let at = number * HALF;
-        let (Some(old), before) = (row[at..].first_chunk(), row[..at + HALF - 1].last_chunk()) else {
-            continue;
-        };
-        let old = load::<u32, HALF>(old);
-        let moved = match before {
-            Some(lanes) if number > 0 => load::<u32, HALF>(lanes),
-            _ => _mm_or_si128(_mm_slli_si128::<4>(old), _mm_cvtsi32_si128(tag as i32)),
-        };
-        let first = at as i32;
-        let stays = _mm_cmpgt_epi32(_mm_setr_epi32(first, first + 1, first + 2, first + 3), behind);
-        let new = _mm_or_si128(_mm_and_si128(stays, old), _mm_andnot_si128(stays, moved));
-        if let Some(lanes) = row[at..].first_chunk_mut() {
-            store(lanes, new);
+    // Who asks goes another way after a miss than after a hit: the branch here is
+    // one with that, and a miss, which moves all, needs no selection.
+    if found == 0 {
+        for number in (1..VECTORS).rev() {
+            let moved = load_before(row, number);
+            store(&mut row[number], moved);
         }
+        let front = load(&row[0].0);
+        store(&mut row[0], _mm_or_si128(_mm_slli_si128::<4>(front), _mm_cvtsi32_si128(tag as i32)));
+        return false;
     }
-    found != 0
+    let behind = _mm_set1_epi32(found.trailing_zeros() as i32);
+    // From the last to the first: each takes in the lane before it.
+    for number in (0..VECTORS).rev() {
+        let old = load(&row[number].0);
+        let moved = if number > 0 {
+            load_before(row, number)
+        } else {
+            _mm_or_si128(_mm_slli_si128::<4>(old), _mm_cvtsi32_si128(tag as i32))
+        };
+        let first = (number * LANES) as i32;
+        let stays = _mm_cmpgt_epi32(_mm_setr_epi32(first, first + 1, first + 2, first + 3), behind);
+        store(&mut row[number], _mm_or_si128(_mm_and_si128(stays, old), _mm_andnot_si128(stays, moved)));
+    }
+    true
+}
+
+/// Vector `number` as it is with all tags moved one back: the last tag before it, and its first three.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn load_before<const VECTORS: usize>(row: &[Four; VECTORS], number: usize) -> std::arch::x86_64::__m128i {
+    assert!(0 < number && number < VECTORS);
+    // SAFETY: 16 bytes from 4 before the start of a vector that is not the first: all within `row`.
+    unsafe { std::arch::x86_64::_mm_loadu_si128(row.as_ptr().cast::<u32>().add(number * LANES - 1).cast()) }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -147,18 +162,20 @@ fn load<T: Copy, const N: usize>(lanes: &[T; N]) -> std::arch::x86_64::__m128i {
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn store(lanes: &mut [u32; LANES / 2], vector: std::arch::x86_64::__m128i) {
-    // SAFETY: writes 16 bytes through an exclusive reference to 16 bytes, at any alignment.
-    unsafe { std::arch::x86_64::_mm_storeu_si128(lanes.as_mut_ptr().cast(), vector) }
+fn store(four: &mut Four, vector: std::arch::x86_64::__m128i) {
+    // SAFETY: writes 16 bytes through an exclusive reference to 16 bytes, aligned as its type is.
+    unsafe { std::arch::x86_64::_mm_store_si128(four.0.as_mut_ptr().cast(), vector) }
 }
 
 /// The same on other machines.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-pub(super) fn touch<const VECTORS: usize>(row: &mut [[u32; LANES]; VECTORS], ways: usize, tag: u32) -> bool {
-    let row = &mut row.as_flattened_mut()[..ways];
-    let found = row.iter().position(|lane| *lane == tag);
-    row.copy_within(..found.unwrap_or(ways - 1), 1);
-    row[0] = tag;
+pub(super) fn touch<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag: u32) -> bool {
+    let at = |way: usize| (way / LANES, way % LANES);
+    let found = (0..ways).position(|way| row[at(way).0].0[at(way).1] == tag);
+    for way in (1..=found.unwrap_or(ways - 1)).rev() {
+        row[at(way).0].0[at(way).1] = row[at(way - 1).0].0[at(way - 1).1];
+    }
+    row[0].0[0] = tag;
     found.is_some()
 }

@@ -1,6 +1,6 @@
 //! Keys alone: the tags of data caches.
 
-use super::lanes::{self, LANES, MAX_VECTORS};
+use super::lanes::{self, Four, LANES, MAX_VECTORS};
 use super::{Assoc, Geometry, Replacement};
 
 /// Sets of tags of 32 bits.
@@ -20,21 +20,27 @@ enum Layout {
 
 #[derive(Clone, Debug)]
 struct Ordered {
-    /// Set after set, `vectors` of [`LANES`] each.
-    lanes: Box<[u32]>,
+    /// Set after set, `vectors` each.
+    lanes: Box<[Four]>,
     /// The first set begins here, on a line of the host: 16 tags are one line.
     start: usize,
     vectors: usize,
 }
 
-/// Bytes of a line of the host.
-const LINE: usize = 64;
+/// Vectors of a line of the host.
+const LINE: usize = 64 / size_of::<Four>();
 
 impl Ordered {
+    fn new(sets: usize, vectors: usize) -> Ordered {
+        let lanes = vec![Four::default(); sets * vectors + LINE].into_boxed_slice();
+        let start = lanes.as_ptr().align_offset(LINE * size_of::<Four>()).min(LINE);
+        Ordered { lanes, start, vectors }
+    }
+
     #[inline(always)]
-    fn row<const VECTORS: usize>(&mut self, set: usize) -> &mut [[u32; LANES]; VECTORS] {
-        let set = &mut self.lanes[self.start + set * VECTORS * LANES..];
-        set.as_chunks_mut().0.first_chunk_mut().expect("a whole set")
+    fn row<const VECTORS: usize>(&mut self, set: usize) -> &mut [Four; VECTORS] {
+        let first = self.start + set * VECTORS;
+        self.lanes[first..first + VECTORS].as_mut_array().expect("as many as were asked for")
     }
 
     #[inline(always)]
@@ -43,12 +49,43 @@ impl Ordered {
             1 => lanes::touch(self.row::<1>(set), ways, tag),
             2 => lanes::touch(self.row::<2>(set), ways, tag),
             3 => lanes::touch(self.row::<3>(set), ways, tag),
+            4 => lanes::touch(self.row::<4>(set), ways, tag),
+            5 => lanes::touch(self.row::<5>(set), ways, tag),
+            6 => lanes::touch(self.row::<6>(set), ways, tag),
+            7 => lanes::touch(self.row::<7>(set), ways, tag),
             _ => lanes::touch(self.row::<MAX_VECTORS>(set), ways, tag),
         }
     }
 
-    fn tags(&self, set: usize) -> &[u32] {
-        &self.lanes[self.start + set * self.vectors * LANES..][..self.vectors * LANES]
+    fn set(&self, set: usize) -> &[Four] {
+        &self.lanes[self.start + set * self.vectors..][..self.vectors]
+    }
+
+    fn contains(&self, set: usize, ways: usize, tag: u32) -> bool {
+        self.set(set).iter().flat_map(|four| four.0).take(ways).any(|held| held == tag)
+    }
+
+    fn remove(&mut self, set: usize, ways: usize, tag: u32) -> bool {
+        let first = self.start + set * self.vectors;
+        let row = &mut self.lanes[first..][..self.vectors];
+        let mut tags =
+            row.iter_mut().flat_map(|four| &mut four.0).take(ways).skip_while(|held| **held != tag);
+        let Some(mut place) = tags.next() else { return false };
+        for next in tags {
+            *place = *next;
+            place = next;
+        }
+        *place = 0;
+        true
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, set: usize) {
+        let first = self.start + set * self.vectors;
+        paging::prefetch::prefetch(&self.lanes[first]);
+        if !LINE.is_multiple_of(self.vectors) {
+            paging::prefetch::prefetch(&self.lanes[first + self.vectors - 1]);
+        }
     }
 }
 
@@ -62,10 +99,7 @@ impl Tags {
         assert!(sets > 0 && ways > 0, "a structure of {sets} sets of {ways} ways");
         let vectors = ways.div_ceil(LANES);
         let layout = if replacement == Replacement::Lru && vectors <= MAX_VECTORS {
-            let spare = LINE / size_of::<u32>();
-            let lanes = vec![0; sets * vectors * LANES + spare].into_boxed_slice();
-            let start = lanes.as_ptr().align_offset(LINE).min(spare);
-            Layout::Ordered(Ordered { lanes, start, vectors })
+            Layout::Ordered(Ordered::new(sets, vectors))
         } else {
             Layout::InPlace(Box::new(Assoc::new(geometry, replacement)))
         };
@@ -85,7 +119,7 @@ impl Tags {
     /// Whether `tag` is there; nothing changes.
     pub fn contains(&self, set: usize, tag: u32) -> bool {
         match &self.layout {
-            Layout::Ordered(ordered) => tag != 0 && ordered.tags(set)[..self.ways].contains(&tag),
+            Layout::Ordered(ordered) => tag != 0 && ordered.contains(set, self.ways, tag),
             Layout::InPlace(assoc) => assoc.contains(set, tag),
         }
     }
@@ -93,14 +127,7 @@ impl Tags {
     /// Removes `tag`; whether it was there.
     pub fn remove(&mut self, set: usize, tag: u32) -> bool {
         match &mut self.layout {
-            Layout::Ordered(ordered) => {
-                let first = ordered.start + set * ordered.vectors * LANES;
-                let tags = &mut ordered.lanes[first..][..self.ways];
-                let Some(way) = tags.iter().position(|held| *held == tag) else { return false };
-                tags.copy_within(way + 1.., way);
-                tags[self.ways - 1] = 0;
-                true
-            }
+            Layout::Ordered(ordered) => ordered.remove(set, self.ways, tag),
             Layout::InPlace(assoc) => assoc.remove(set, tag, |()| true) > 0,
         }
     }
@@ -108,7 +135,7 @@ impl Tags {
     /// Removes everything.
     pub fn clear(&mut self) {
         match &mut self.layout {
-            Layout::Ordered(ordered) => ordered.lanes.fill(0),
+            Layout::Ordered(ordered) => ordered.lanes.fill(Four::default()),
             Layout::InPlace(assoc) => assoc.clear(),
         }
     }
@@ -117,13 +144,7 @@ impl Tags {
     #[inline(always)]
     pub fn prefetch(&self, set: usize) {
         match &self.layout {
-            Layout::Ordered(ordered) => {
-                let first = ordered.start + set * ordered.vectors * LANES;
-                paging::prefetch::prefetch(&ordered.lanes[first]);
-                if ordered.vectors * size_of::<[u32; LANES]>() > LINE {
-                    paging::prefetch::prefetch(&ordered.lanes[first + ordered.vectors * LANES - 1]);
-                }
-            }
+            Layout::Ordered(ordered) => ordered.prefetch(set),
             Layout::InPlace(assoc) => assoc.prefetch(set),
         }
     }
