@@ -10,6 +10,7 @@ pub mod numa;
 pub mod oracle;
 pub mod outcome;
 pub mod reproduce;
+pub mod results;
 pub mod scenario;
 pub mod segments;
 pub mod system;

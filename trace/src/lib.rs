@@ -41,6 +41,7 @@ mod roster;
 mod sniff;
 mod source;
 pub mod summary;
+pub mod table;
 mod text;
 mod write;
 
