@@ -124,7 +124,7 @@ impl Run {
     }
 
     fn instructions(&self) -> u64 {
-        self.world.machine().cores.iter().map(|c| c.timing.instructions()).sum()
+        self.world.machine().cores().map(|c| c.timing.instructions()).sum()
     }
 
     /// Runs a block, split where the warm-up ends and cut where counting does.
@@ -207,7 +207,7 @@ impl Run {
 
 pub(crate) fn translation(world: &World, counters: &Counters, cycles: u64) -> TranslationCost {
     let sum = |f: &dyn Fn(&machine::timing::Timing) -> u64| {
-        world.machine().cores.iter().map(|c| f(&c.timing)).sum::<u64>() / TICKS
+        world.machine().cores().map(|c| f(c.timing)).sum::<u64>() / TICKS
     };
     let walk_active = sum(&|t| t.walk_active);
     let walk_pending = sum(&|t| t.walk_pending);

@@ -7,8 +7,9 @@
 
 use crate::oracle::Oracle;
 use machine::profile::Profile;
+use crate::tagged::Tagged;
+use machine::Scope;
 use machine::timing::TICKS;
-use machine::{Machine, Scope};
 use mechanisms::segments::{Image, Registers};
 use os::hypervisor::VmId;
 use os::{
@@ -16,7 +17,7 @@ use os::{
     Shootdown, SpaceId, SpaceKind, Syscall,
 };
 use paging::frames::{CpuId, MAX_NODES, NodeId};
-use paging::{Arena, AsidVmid, Gfn, GuestPhys, Hfn, HostPhys, Intent, PhysSpace, Space, Virt, Work};
+use paging::{Arena, Gfn, GuestPhys, Hfn, HostPhys, Intent, PhysSpace, Space, Virt, Work};
 use std::collections::HashMap;
 
 /// What software takes, in cycles; from the machine's profile. Devices take no
@@ -109,7 +110,7 @@ pub fn tlb_space(vm: u16, space: SpaceId) -> u16 {
 #[derive(Debug)]
 pub struct Shared<'a> {
     /// The machine.
-    pub machine: &'a mut Machine<AsidVmid>,
+    pub machine: &'a mut Tagged,
     /// The oracle, if accesses are verified.
     pub oracle: Option<&'a mut Oracle>,
     /// Costs.
@@ -181,7 +182,7 @@ impl Shared<'_> {
             // Threads of the kernel's own, on cores that nobody else needs.
             Cost::Background => return,
         };
-        let own = self.machine.cores[cpu.index()].node();
+        let own = self.machine.core(cpu).node;
         let mut cycles = fixed;
         for node in 0..MAX_NODES {
             let near = node == own.index();
@@ -213,30 +214,27 @@ impl Shared<'_> {
                 Scope::Ranges(&ranges)
             }
         };
-        let cores = self.machine.cores.len();
-        for cpu in what.cpus.iter().filter(|cpu| cpu.index() < cores) {
-            match what.kind {
-                SpaceKind::Process => {
-                    self.machine.invalidate(cpu, tlb_space(vm, what.space), scope, what.tables_freed);
-                }
-                SpaceKind::Vm => {
-                    let index = self.vms.iter().position(|s| *s == what.space).unwrap_or(0) as u16 + 1;
-                    self.machine.invalidate_vm(cpu, index, scope, |space| space >> 12 == index);
-                }
+        let cores = self.machine.len();
+        let cpus = || what.cpus.iter().filter(|cpu| cpu.index() < cores);
+        match what.kind {
+            SpaceKind::Process => {
+                self.machine.invalidate(cpus(), (vm, what.space, what.reach), scope, what.tables_freed);
             }
-            if cpu != from {
-                self.spend(cpu, self.costs.shootdown_target);
+            SpaceKind::Vm => {
+                let index = self.vms.iter().position(|s| *s == what.space).unwrap_or(0) as u16 + 1;
+                cpus().for_each(|cpu| self.machine.invalidate_vm(cpu, index, scope));
             }
+        }
+        for cpu in cpus().filter(|cpu| *cpu != from) {
+            self.spend(cpu, self.costs.shootdown_target);
         }
     }
 
     fn load(&mut self, cpu: CpuId, vm: u16, space: SpaceId, kind: SpaceKind, evicted: Option<SpaceId>) {
         if kind == SpaceKind::Process {
-            let number = tlb_space(vm, space);
-            let core = &mut self.machine.cores[cpu.index()];
-            core.load_context(number, number, vm);
+            self.machine.load(cpu, vm, space);
             if let Some(old) = evicted {
-                core.forget_space(tlb_space(vm, old));
+                self.machine.forget(cpu, vm, old);
             }
         }
     }
@@ -261,7 +259,7 @@ impl Hardware<HostPhys> for HostHardware<'_> {
         self.0.shootdown(from, 0, what);
     }
     fn flush_space(&mut self, cpu: CpuId, space: SpaceId) {
-        self.0.machine.cores[cpu.index()].forget_space(tlb_space(0, space));
+        self.0.machine.forget(cpu, 0, space);
     }
     fn zero(&mut self, _cpu: CpuId, frame: Hfn, order: u8) {
         if let Some(oracle) = &mut self.0.oracle {
@@ -391,7 +389,7 @@ impl Hardware<GuestPhys> for GuestHardware<'_> {
             self.invalidate_shadow(cpu, space, Invalidate::All);
             return;
         }
-        self.shared.machine.cores[cpu.index()].forget_space(tlb_space(self.index, space));
+        self.shared.machine.forget(cpu, self.index, space);
     }
     fn zero(&mut self, cpu: CpuId, frame: Gfn, order: u8) {
         self.each(cpu, frame, order, |this, hfn, _| {

@@ -2,6 +2,7 @@
 
 pub mod experiment;
 pub mod figures;
+pub mod groups;
 pub mod hardware;
 pub mod huge;
 pub mod layout;
@@ -13,7 +14,9 @@ pub mod reproduce;
 pub mod results;
 pub mod scenario;
 pub mod segments;
+pub mod sharing;
 pub mod system;
+pub mod tagged;
 pub mod world;
 
 pub use outcome::Outcome;

@@ -7,6 +7,7 @@
 
 use crate::numa::{Interference, Replication};
 use crate::segments::Segments;
+use crate::sharing::{Aslr, Babelfish};
 use mechanisms::ptemagnet::Settings;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -163,6 +164,9 @@ pub struct System {
     /// About direct segments.
     #[serde(default)]
     pub segments: Segments,
+    /// What containers of one image share; nothing (private) without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub babelfish: Option<Babelfish>,
 }
 
 impl Default for System {
@@ -176,6 +180,7 @@ impl Default for System {
             spread: false,
             interference: None,
             segments: Segments::default(),
+            babelfish: None,
         }
     }
 }
@@ -193,7 +198,7 @@ pub struct SystemError {
 }
 
 /// Systems with names of their own, and what each is, in the order of reports.
-pub const PRESETS: [(&str, &str); 22] = [
+pub const PRESETS: [(&str, &str); 24] = [
     ("native", "one dimension, 4 KiB pages"),
     ("native-thp", "one dimension, transparent huge pages"),
     ("native-2m", "one dimension, reserved 2 MiB pages"),
@@ -219,10 +224,12 @@ pub const PRESETS: [(&str, &str); 22] = [
     ("native+numa-balancing+vmitosis", "vMitosis: table pages follow the data that NUMA balancing moves"),
     ("nested+vnuma+mitosis+host-mitosis", "vMitosis in a VM that sees the nodes: copies of both tables"),
     ("nested+mitosis=no-p+host-mitosis", "vMitosis in a VM that sees one node: the hypervisor tells of more"),
+    ("native+babelfish", "BabelFish: containers of one image share TLB entries and leaf tables"),
+    ("nested+babelfish", "BabelFish in a VM"),
 ];
 
 /// Features that `+` adds, with their values.
-const FEATURES: [(&str, &str); 24] = [
+const FEATURES: [(&str, &str); 27] = [
     ("5level", "five levels, in every dimension"),
     ("frag=F", "share of memory no huge page can be made of, 0 to 1, of the kernel the processes run on"),
     ("host-frag=F", "the same of the host under a VM"),
@@ -251,6 +258,16 @@ const FEATURES: [(&str, &str); 24] = [
     ("filter-functions=K", "hash functions of each escape filter, each with a bank of its own (4)"),
     ("promote", "no segments at first: the system is promoted while it runs"),
     ("pcp=N", "a CPU's list takes N frames at once from the zone (63 as in Linux)"),
+    (
+        "babelfish[=PART]",
+        "containers of one image share TLB entries and leaf tables; only `tables`, only `tlb`, `no-mask` (the \
+         cheaper TLB entries), `tlb-no-mask`",
+    ),
+    (
+        "aslr=WHERE",
+        "layouts of a group made one in `hardware` (2 cycles on each L1 TLB miss) or `software`; with babelfish",
+    ),
+    ("share-l1", "first-level TLBs share entries, too; with babelfish and aslr=software"),
 ];
 
 impl System {
@@ -373,6 +390,24 @@ impl System {
             "filter" => self.segments.filter_bits = pages()?,
             "filter-functions" => self.segments.filter_functions = pages()?,
             "promote" => self.segments.promote = true,
+            "babelfish" => {
+                let parts = Babelfish::parse(value);
+                self.babelfish = Some(parts.map_err(|reason| (format!("`{feature}`: {reason}"), None))?);
+            }
+            "aslr" | "share-l1" => {
+                let Some(babelfish) = &mut self.babelfish else {
+                    let hint = "as in `native+babelfish+aslr=software`".to_string();
+                    return Err((format!("`{feature}` is a choice of `babelfish`"), Some(hint)));
+                };
+                match (key, value) {
+                    ("share-l1", "") => babelfish.first_level = true,
+                    ("aslr", "hardware") => babelfish.aslr = Aslr::Hardware,
+                    ("aslr", "software") => babelfish.aslr = Aslr::Software,
+                    _ => {
+                        return Err((format!("`{feature}` is neither `aslr=hardware` nor `aslr=software`"), None));
+                    }
+                }
+            }
             "pcp" => {
                 let frames = value.parse::<u16>().ok().filter(|n| (1..=PCP_MOST).contains(n));
                 let wrong = || (format!("`{feature}`: `{value}` is no number from 1 to {PCP_MOST}"), None);
@@ -428,6 +463,7 @@ impl System {
         }
         self.check_tables()?;
         self.check_segments()?;
+        self.check_sharing()?;
         if self.translation == Translation::Shadow && self.kernel.levels != self.host.levels {
             return Err(
                 "a shadow table has the levels of the guest's table: both must be the same".to_string()
@@ -578,7 +614,8 @@ impl fmt::Display for System {
         if self.kernel.pcp_batch != PCP_BATCH {
             write!(f, "+pcp={}", self.kernel.pcp_batch)?;
         }
-        write!(f, "{}", self.segments)
+        write!(f, "{}", self.segments)?;
+        self.babelfish.map_or(Ok(()), |babelfish| write!(f, "{babelfish}"))
     }
 }
 
@@ -602,6 +639,8 @@ mod tests {
             "nested+ptemagnet=16+pcp=31",
             "dual-direct-thp-4k+frag=0.5+bad=16+filter=512+filter-functions=8+promote",
             "direct-segment-thp+bad=3",
+            "native+babelfish=no-mask+aslr=software+share-l1",
+            "nested-thp-4k+vnuma+mitosis+babelfish=tables",
         ] {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
@@ -634,6 +673,13 @@ mod tests {
         assert!(why("shadow+vnuma+mitosis").contains("no walker"));
         assert!(why("nested+host-mitosis=auto").contains("by process"));
         assert!(why("native+mitosis=9").contains("neither"));
+        assert!(why("native+babelfish+share-l1").contains("aslr=software"));
+        assert!(why("native+babelfish=tables+aslr=software+share-l1").contains("shares none"));
+        assert!(why("native+babelfish=all").contains("none of"));
+        assert!(why("native+share-l1").contains("choice of `babelfish`"));
+        assert!(why("shadow+babelfish").contains("shadow"));
+        assert!(why("dual-direct+babelfish").contains("segment"));
+        assert!(why("native+mitosis=lazy+babelfish").contains("from the start"));
         assert!(why("native+interference=1:x").contains("interference=1:20"));
         assert!(
             System::parse("native+mitosis=0-6").unwrap().check_on(4).unwrap_err().contains("nodes 0 to 3")

@@ -16,4 +16,4 @@ pub mod tlb;
 pub mod uncore;
 pub mod walkcache;
 
-pub use machine::{Machine, Scope};
+pub use machine::{Machine, Scope, Whose};

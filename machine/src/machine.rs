@@ -10,7 +10,7 @@ use crate::tlb::Tlb;
 use crate::uncore::Uncore;
 use crate::walkcache::WalkCaches;
 use paging::frames::CpuId;
-use paging::{Gpa, NodeId, TlbTag, Va};
+use paging::{Gpa, NodeId, Reach, TlbTag, Va};
 
 /// A machine.
 #[derive(Debug)]
@@ -28,6 +28,17 @@ pub enum Scope<'a> {
     All,
     /// These runs of (first address, bytes).
     Ranges(&'a [(u64, u64)]),
+}
+
+/// Whose cached translations something concerns.
+#[derive(Debug)]
+pub struct Whose<'a, T: TlbTag> {
+    /// The registers of the space.
+    pub context: &'a T::Context,
+    /// Whose besides, of those that have the same TLB key.
+    pub reach: Reach,
+    /// What walk caches call the spaces concerned.
+    pub spaces: &'a [u16],
 }
 
 impl<T: TlbTag> Machine<T> {
@@ -82,18 +93,26 @@ impl<T: TlbTag> Machine<T> {
 
     /// Pages of a process are no longer to be translated as before, on one core.
     /// `tables`: table pages went too.
-    pub fn invalidate(&mut self, cpu: CpuId, space: u16, scope: Scope<'_>, tables: bool) {
+    pub fn invalidate(&mut self, cpu: CpuId, whose: &Whose<'_, T>, scope: Scope<'_>, tables: bool) {
         let core = &mut self.cores[cpu.index()];
         let Scope::Ranges(ranges) = scope else {
-            core.forget_space(space);
+            core.forget(whose);
             return;
         };
+        let key = T::key(whose.context);
+        let which = |tag: &T| tag.invalidated(whose.context, whose.reach);
         for &(start, len) in ranges {
-            for tlb in [&mut core.l1d_tlb, &mut core.l1i_tlb, &mut core.stlb] {
-                tlb.invalidate(space, Va::new(start), len, |_| true);
-            }
+            core.stlb.invalidate(key, Va::new(start), len, which);
+            // The first level knows pages by the addresses of the process itself.
+            T::own_ranges(whose.context, start, len, &mut |start, len| {
+                for tlb in [&mut core.l1d_tlb, &mut core.l1i_tlb] {
+                    tlb.invalidate(key, Va::new(start), len, which);
+                }
+            });
             if tables {
-                core.walk_caches.invalidate(space, Va::new(start), len);
+                for space in whose.spaces {
+                    core.walk_caches.invalidate(*space, Va::new(start), len);
+                }
             }
         }
     }
@@ -146,10 +165,13 @@ impl<T: TlbTag> Machine<T> {
 
 impl<T: TlbTag> Core<T> {
     /// Forgets what the TLBs and the walk caches hold of an address space.
-    pub fn forget_space(&mut self, space: u16) {
+    pub fn forget(&mut self, whose: &Whose<'_, T>) {
+        let space = T::key(whose.context);
         for tlb in [&mut self.l1d_tlb, &mut self.l1i_tlb, &mut self.stlb] {
-            tlb.flush_space(space);
+            tlb.flush_where(|key, tag| key == space && tag.invalidated(whose.context, whose.reach));
         }
-        self.walk_caches.flush_space(space);
+        for space in whose.spaces {
+            self.walk_caches.flush_space(*space);
+        }
     }
 }

@@ -61,6 +61,12 @@ pub trait TlbTag: Copy + Default + PartialEq + Debug + Send + 'static {
     fn group_va(_context: &Self::Context, va: Va) -> Va {
         va
     }
+
+    /// Where the `len` bytes from `start`, addresses as [`TlbTag::group_va`] returns them, lie
+    /// for the process itself: runs of (first address, bytes) that cover at least these.
+    fn own_ranges(_context: &Self::Context, start: u64, len: u64, visit: &mut dyn FnMut(u64, u64)) {
+        visit(start, len);
+    }
 }
 
 /// The key that a TLB compares: page number, size and address space.

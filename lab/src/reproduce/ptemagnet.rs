@@ -389,8 +389,7 @@ fn measure(
     let start = start.unwrap_or_default();
     let cycles = world.cycles().iter().zip(&start).take(threads).map(|(now, then)| now - then).max();
     let mut counters = Counters::default();
-    let cores = &world.machine().cores[..threads.min(world.machine().cores.len())];
-    cores.iter().for_each(|core| counters.add(&core.counters));
+    world.machine().cores().take(threads).for_each(|core| counters.add(core.counters));
     let from_memory = |host: bool| {
         let leaf =
             |cell: &paging::Cell| if host { cell.host == 1 } else { cell.host == 0 && cell.guest == 1 };
@@ -400,7 +399,7 @@ fn measure(
     Ok(Some(Measured {
         lines: world.host_lines_of(0).map_err(failed)?.unwrap_or_default().into(),
         cycles: cycles.unwrap_or(0),
-        walk_cycles: cores.iter().map(|core| core.timing.walk_active).sum::<u64>() / TICKS,
+        walk_cycles: world.machine().cores().take(threads).map(|core| core.timing.walk_active).sum::<u64>() / TICKS,
         host_cycles: counters.dimension_ticks[1] / TICKS,
         host_from_memory: from_memory(true),
         guest_from_memory: from_memory(false),

@@ -18,8 +18,8 @@ struct Counted {
 }
 
 impl Counted {
-    fn of(core: &Core<AsidVmid>) -> Counted {
-        let counters = &core.counters;
+    fn of(core: CoreView<'_>) -> Counted {
+        let counters = core.counters;
         let by = counters.grid.by_served();
         let remote = by[Served::Remote as usize];
         Counted {
@@ -46,9 +46,9 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Counters begin anew.
-    pub(super) fn restart(&mut self, machine: &Machine<AsidVmid>) {
+    pub(super) fn restart(&mut self, machine: &Tagged) {
         if !self.cores.is_empty() {
-            self.cores = machine.cores.iter().map(Counted::of).collect();
+            self.cores = machine.cores().map(Counted::of).collect();
         }
     }
 }
@@ -93,7 +93,7 @@ impl World {
     /// Looks at what each process's cores counted since the last look, and
     /// switches its replication. A core's counts are those of who runs on it now.
     fn watch(&mut self) -> Result<(), WorldError> {
-        let now: Vec<Counted> = self.machine.cores.iter().map(Counted::of).collect();
+        let now: Vec<Counted> = self.machine.cores().map(Counted::of).collect();
         let before = std::mem::replace(&mut self.watch.cores, now.clone());
         let updates = self.spent.updates - std::mem::replace(&mut self.watch.updates, self.spent.updates);
         self.watch.auto.resize(self.processes.len(), Auto::default());

@@ -3,6 +3,7 @@
 
 use super::tables::{NodePages, single, tables};
 use super::*;
+use crate::groups::Members;
 use crate::numa::Replication;
 use crate::system::Frames;
 use mechanisms::ptemagnet::{PteMagnet, Settings};
@@ -72,8 +73,8 @@ fn config(system: &System, side: &Side, cpus: Vec<NodeId>, placing: Option<&Plac
 }
 
 /// Others take bandwidth.
-fn interfere(machine: &mut Machine<AsidVmid>, others: Option<Interference>) {
-    let memory = &mut machine.uncore.memory;
+fn interfere(machine: &mut Tagged, others: Option<Interference>) {
+    let memory = &mut machine.uncore_mut().memory;
     for node in (0..memory.nodes() as u8).map(NodeId) {
         let taken = others.filter(|others| others.node() == node);
         memory.set_interference(node, taken.map_or(0, |o| o.mb_s.map_or(u64::MAX, u64::from)));
@@ -133,7 +134,8 @@ impl World {
         let layout = plan.profile.layout();
         let costs = Costs::of(&plan.profile);
         let nodes = layout.nodes.len();
-        let mut machine = Machine::new(&plan.profile, &plan.cores);
+        let members = plan.system.babelfish.map(Members::new);
+        let mut machine = Tagged::new(&plan.profile, &plan.cores, members.clone());
         interfere(&mut machine, plan.system.interference);
         let cpus = plan.cores.clone();
         let mut oracle = plan.verify.then(|| Oracle::new(layout.end(), &setup.processes));
@@ -167,7 +169,7 @@ impl World {
                 pool,
                 Arena::new(layout.end()),
                 source,
-                tables(&host_side, NodeSet::first(nodes)),
+                tables(&host_side, NodeSet::first(nodes), members.clone().filter(|_| native)),
                 &mut hardware,
             )
             .map_err(failed("the host's kernel"))?
@@ -210,7 +212,7 @@ impl World {
                 Box::new(TrappedTables::new(single(&side), log))
             } else {
                 let near: NodeSet = table_nodes.iter().copied().collect();
-                tables(&side, if near.is_empty() { NodeSet::first(nodes) } else { near })
+                tables(&side, if near.is_empty() { NodeSet::first(nodes) } else { near }, members)
             };
             let mut guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
             let source = placed(&plan, &shared, &mut guest_pool, frames(&side))?;

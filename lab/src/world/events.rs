@@ -69,7 +69,7 @@ impl World {
             }
             Event::Spawn { process, .. } => self.add_thread(*process),
             Event::MoveThread { thread, node } => {
-                let to = self.machine.cores.iter().find(|c| c.node() == NodeId(*node)).map(|c| c.id);
+                let to = self.machine.cores().find(|c| c.node == NodeId(*node)).map(|c| c.id);
                 let count = self.threads.len();
                 match (self.threads.get_mut(usize::from(*thread)), to) {
                     (Some(thread), Some(cpu)) => thread.cpu = cpu,

@@ -5,6 +5,7 @@
 //! a fault comes back; the kernel whose fault it is mends its tables; the core
 //! goes on.
 
+mod babelfish;
 mod background;
 mod build;
 mod dump;
@@ -23,8 +24,8 @@ use crate::layout::{self, LayoutFrames, Placing};
 use crate::numa::Interference;
 use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::{LayoutCounts, TableBytes};
+use crate::tagged::{CoreView, Tagged};
 use crate::system::{Pages, Placement, Side, System, Translation as Way};
-use machine::Machine;
 use machine::core::{Core, Observer, Stop, Unobserved};
 use machine::explain::Explained;
 use machine::input::{
@@ -41,7 +42,7 @@ use os::{
 use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
 use paging::lines::{HostLines, Table, host_lines};
 use paging::{
-    Arena, AsidVmid, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
+    Arena, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
     Nested, NodeId, PageSize, PageTable, PhysSpace, Shadow, TableMemory, Translation, Va, Virt,
 };
 use std::collections::HashMap;
@@ -165,7 +166,7 @@ pub struct World {
     frames: u64,
     nodes: usize,
     costs: Costs,
-    machine: Machine<AsidVmid>,
+    machine: Tagged,
     host: Kernel<Arena<HostPhys>>,
     guest: Option<Guest>,
     host_files: Files,
@@ -324,19 +325,19 @@ impl World {
     }
 
     /// The machine, to read counters and clocks from.
-    pub fn machine(&self) -> &Machine<AsidVmid> {
+    pub fn machine(&self) -> &Tagged {
         &self.machine
     }
 
     /// Forgets what was counted so far, not what is cached or mapped.
     pub fn reset_counters(&mut self) {
-        self.machine.cores.iter_mut().for_each(|core| core.reset_counters());
+        self.machine.reset_counters();
         self.watch.restart(&self.machine);
     }
 
     /// The clock of a core, in cycles.
     pub fn clock(&self, cpu: CpuId) -> u64 {
-        self.machine.cores[cpu.index()].timing.elapsed() / TICKS
+        self.machine.core(cpu).timing.elapsed() / TICKS
     }
 
     /// A core does nothing until its clock is at `cycle`.
@@ -347,7 +348,7 @@ impl World {
 
     /// Cycles of each core until now.
     pub fn cycles(&self) -> Vec<u64> {
-        self.machine.cores.iter().map(|c| c.timing.elapsed() / TICKS).collect()
+        self.machine.cores().map(|c| c.timing.elapsed() / TICKS).collect()
     }
 
     /// Cycles that software took until now.

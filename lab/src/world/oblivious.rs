@@ -15,7 +15,7 @@ const BLOCK_FRAMES: u64 = 512;
 /// The group of each CPU: its node, as the hypervisor tells, or what latencies
 /// say; empty if the guest does not ask.
 pub(super) fn groups(
-    machine: &Machine<AsidVmid>,
+    machine: &Tagged,
     replication: Replication,
     cpus: &[NodeId],
     seed: u64,
@@ -23,7 +23,7 @@ pub(super) fn groups(
     match replication {
         Replication::Told => cpus.to_vec(),
         Replication::Found => {
-            let memory = &machine.uncore.memory;
+            let memory = &machine.uncore().memory;
             let near = (0..memory.nodes() as u8).map(NodeId).map(|node| memory.unloaded(node, node)).min();
             let far = hundredths(near.unwrap_or(0));
             group_cpus(cpus.len(), far, &mut |a, b| measured(machine, a as u16, b as u16, seed))
@@ -39,7 +39,7 @@ fn hundredths(ticks: u64) -> u32 {
 /// Hundredths of cycles that a cache line takes from CPU `a` to `b`, measured: a
 /// tenth more or less than it is, as repeated measurements scatter (50-60 and
 /// 100-126 ns were seen, vMitosis `[F:KW]`).
-fn measured(machine: &Machine<AsidVmid>, a: u16, b: u16, seed: u64) -> u32 {
+fn measured(machine: &Tagged, a: u16, b: u16, seed: u64) -> u32 {
     let exact = hundredths(machine.line_transfer(CpuId(a), CpuId(b)));
     // SplitMix64, of the pair.
     let mut x = seed ^ (u64::from(a) << 32 | u64::from(b)).wrapping_mul(0x9e37_79b9_7f4a_7c15);

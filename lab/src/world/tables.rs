@@ -1,5 +1,6 @@
 //! The axis of table placement: which mechanism keeps each page table.
 
+use crate::groups::{Fused, Members};
 use crate::numa::Replication;
 use crate::system::Side;
 use mechanisms::mitosis::{Lazy, Place, Replicated, TablePages};
@@ -10,12 +11,20 @@ use paging::{Frame, GuestPhys, NoFrame, NodeId, PhysSpace, Space, TableFrames, T
 /// log2 of the entries that a fault on a lazy copy fills: two cache lines.
 const LAZY_ORDER: u32 = 4;
 
-/// The tables of a kernel on `nodes` nodes.
-pub(super) fn tables<M: TableMemory + Send + 'static>(side: &Side, nodes: NodeSet) -> Box<dyn Tables<M>> {
-    if side.replication == Replication::Off && !side.tables_follow {
-        return Box::new(single(side));
+/// The tables of a kernel on `nodes` nodes, some of them shared in the groups of `members`.
+pub(super) fn tables<M: TableMemory + Send + 'static>(
+    side: &Side,
+    nodes: NodeSet,
+    members: Option<Members>,
+) -> Box<dyn Tables<M>> {
+    let own: Box<dyn Tables<M>> = match side.replication == Replication::Off && !side.tables_follow {
+        true => Box::new(single(side)),
+        false => Box::new(OnNodes { side: *side, nodes }),
+    };
+    match members {
+        None => own,
+        Some(members) => Box::new(Fused::new(side, nodes, members, own)),
     }
-    Box::new(OnNodes { side: *side, nodes })
 }
 
 /// One copy of each table.

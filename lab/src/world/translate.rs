@@ -2,14 +2,16 @@
 //! so that it holds the tables as they are now.
 
 use super::*;
+use machine::Machine;
 use mechanisms::segments::{DirectSegment, Segmented, VmmStage};
+use paging::TlbTag;
 
 /// What is done on a core with a way of translation.
-trait OnCore {
+pub(super) trait OnCore {
     type Output;
-    fn on<X: Translation>(
+    fn on<T: TlbTag, X: Translation>(
         self,
-        core: &mut Core<AsidVmid>,
+        core: &mut Core<T>,
         uncore: &mut Uncore,
         translation: &X,
     ) -> Self::Output;
@@ -23,9 +25,9 @@ struct Run<'a, O> {
 
 impl<O: Observer> OnCore for Run<'_, O> {
     type Output = Result<(), Stop>;
-    fn on<X: Translation>(
+    fn on<T: TlbTag, X: Translation>(
         self,
-        core: &mut Core<AsidVmid>,
+        core: &mut Core<T>,
         uncore: &mut Uncore,
         translation: &X,
     ) -> Self::Output {
@@ -38,14 +40,44 @@ struct Explain(Va);
 
 impl OnCore for Explain {
     type Output = Explained;
-    fn on<X: Translation>(
+    fn on<T: TlbTag, X: Translation>(
         self,
-        core: &mut Core<AsidVmid>,
+        core: &mut Core<T>,
         uncore: &mut Uncore,
         translation: &X,
     ) -> Explained {
         core.explain(uncore, translation, self.0, Intent::READ)
     }
+}
+
+/// The walk of a process's table by a core of `node`.
+pub(super) fn native(
+    host: &Kernel<Arena<HostPhys>>,
+    pid: ProcessId,
+    node: NodeId,
+    frames: u64,
+) -> Result<Native<'_, Arena<HostPhys>>, MmError> {
+    let table = host.process(pid)?.space().table();
+    Ok(Native { mem: host.mem(), root: table.hardware_root(node), levels: table.levels(), frames })
+}
+
+/// A walk in two dimensions.
+pub(super) type TwoDim<'a> = Nested<'a, Arena<GuestPhys>, HostDim<'a, Arena<HostPhys>>>;
+
+/// The walk of a guest process's table and the VM's, by a core of `node`.
+pub(super) fn nested<'a>(
+    guest: &'a Guest,
+    host: &'a Kernel<Arena<HostPhys>>,
+    pid: ProcessId,
+    (cpu, node): (CpuId, NodeId),
+    frames: u64,
+) -> Result<TwoDim<'a>, MmError> {
+    let table = guest.kernel.process(pid)?.space().table();
+    let of_vm = host.vm(guest.vm)?.space().table();
+    let host =
+        HostDim { mem: host.mem(), root: of_vm.hardware_root(node), levels: of_vm.levels(), frames };
+    let root = table.hardware_root(guest.kernel.table_node(cpu));
+    Ok(Nested { guest: guest.kernel.mem(), root, levels: table.levels(), frames: u64::MAX, host })
 }
 
 impl World {
@@ -59,18 +91,19 @@ impl World {
     }
 
     /// Lets `job` use the core of a thread, with the way of translation as it is now.
-    fn with_translation<J: OnCore>(&mut self, thread: Thread, job: J) -> Result<J::Output, WorldError> {
+    pub(super) fn with_translation<J: OnCore>(&mut self, thread: Thread, job: J) -> Result<J::Output, WorldError> {
         let pid = self.process(thread.process)?.pid;
-        let Machine { cores, uncore } = &mut self.machine;
+        let Machine { cores, uncore } = match &mut self.machine {
+            Tagged::Plain(machine) => machine,
+            Tagged::Babel(..) => return self.with_shared(thread, job),
+        };
         let core = &mut cores[thread.cpu.index()];
         let failed = |error| WorldError::Kernel { what: "the running process".to_string(), error };
         let frames = self.frames;
         let (way, segments) = (self.plan.system.translation, &self.segments[thread.cpu.index()]);
         Ok(match &self.guest {
             None => {
-                let table = self.host.process(pid).map_err(failed)?.space().table();
-                let root = table.hardware_root(core.node());
-                let walk = Native { mem: self.host.mem(), root, levels: table.levels(), frames };
+                let walk = native(&self.host, pid, core.node(), frames).map_err(failed)?;
                 if way.is_segmented() {
                     job.on(core, uncore, &DirectSegment { segment: &segments.native, walk })
                 } else {
@@ -90,21 +123,8 @@ impl World {
                 job.on(core, uncore, &walk)
             }
             Some(guest) => {
-                let table = guest.kernel.process(pid).map_err(failed)?.space().table();
-                let nested = self.host.vm(guest.vm).map_err(failed)?.space().table();
-                let host = HostDim {
-                    mem: self.host.mem(),
-                    root: nested.hardware_root(core.node()),
-                    levels: nested.levels(),
-                    frames,
-                };
-                let walk = Nested {
-                    guest: guest.kernel.mem(),
-                    root: table.hardware_root(guest.kernel.table_node(thread.cpu)),
-                    levels: table.levels(),
-                    frames: u64::MAX,
-                    host,
-                };
+                let walk =
+                    nested(guest, &self.host, pid, (thread.cpu, core.node()), frames).map_err(failed)?;
                 if way.is_segmented() {
                     let Nested { guest, root, levels, frames, host } = walk;
                     let host = VmmStage { segment: &segments.vmm, host };
@@ -128,7 +148,7 @@ impl World {
         let access = Access::new(va.raw(), machine::input::Kind::Read, 0, 1);
         for _ in 0..MAX_TRIES {
             if cold {
-                self.machine.cores[thread.cpu.index()].forget_walk_caches();
+                self.machine.forget_walk_caches(thread.cpu);
             }
             let explained = self.with_translation(thread, Explain(va))?;
             match explained.end {

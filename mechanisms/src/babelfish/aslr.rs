@@ -70,11 +70,25 @@ impl Aslr {
             None => va,
         }
     }
+    /// Where the `len` bytes from the group's address `start` lie in the process: in each segment
+    /// that has some of them, and where they would be outside of all.
+    pub fn own_ranges(&self, start: u64, len: u64, visit: &mut dyn FnMut(u64, u64)) {
+        visit(start, len);
+        let end = start.saturating_add(len);
+        for segment in self.segments.iter().filter(|segment| self.used && segment.offset != 0) {
+            let group = segment.start.wrapping_add(segment.offset);
+            let (first, last) = (start.max(group), end.min(group.saturating_add(segment.len)));
+            if first < last {
+                visit(first.wrapping_sub(segment.offset), last - first);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec::Vec;
 
     #[test]
     fn processes_with_layouts_of_their_own_meet_at_the_groups_addresses() {
@@ -95,6 +109,10 @@ mod tests {
                 assert_eq!(down.group(Va::new(at(i, -3) + offset)), Va::new(start + offset));
             }
         }
+        // All of segment 1 of the group, and a page after it.
+        let mut own = Vec::new();
+        up.own_ranges(group[1], 0x10_1000, &mut |start, len| own.push((start, len)));
+        assert_eq!(own, [(group[1], 0x10_1000), (at(1, 5), 0x10_0000)]);
         let outside = Va::new(0x5555_0000_0000);
         assert_eq!(up.group(outside), outside);
         assert_eq!(Aslr::default().group(outside), outside);

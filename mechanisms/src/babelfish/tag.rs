@@ -182,6 +182,10 @@ impl TlbTag for BabelTag {
     fn group_va(context: &BabelContext, va: Va) -> Va {
         context.aslr.group(va)
     }
+
+    fn own_ranges(context: &BabelContext, start: u64, len: u64, visit: &mut dyn FnMut(u64, u64)) {
+        context.aslr.own_ranges(start, len, visit);
+    }
 }
 
 #[cfg(test)]

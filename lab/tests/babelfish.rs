@@ -1,0 +1,285 @@
+//! Containers that share translations, under the oracle: whatever members of a group map, write, fork,
+//! protect, unmap and leave, everyone sees its own pages and nobody else's.
+
+use lab::System;
+use lab::experiment::{self, Experiment};
+use lab::world::World;
+use machine::input::*;
+use machine::profile::Profile;
+use paging::Va;
+use proptest::prelude::*;
+
+const SYSTEMS: [&str; 14] = [
+    "native+babelfish",
+    "native+babelfish+aslr=software",
+    "native+babelfish+aslr=software+share-l1",
+    "native+babelfish=tables",
+    "native+babelfish=tlb",
+    "native+babelfish=no-mask",
+    "native+babelfish=no-mask+aslr=software+share-l1",
+    "native+babelfish=tlb-no-mask",
+    "native-thp+babelfish",
+    "native+5level+babelfish",
+    "native+mitosis+babelfish",
+    "nested+babelfish",
+    "nested-thp-thp+babelfish=no-mask",
+    "nested-thp-4k+babelfish=tlb+aslr=software+share-l1",
+];
+
+fn experiment(system: &str) -> Experiment {
+    Experiment {
+        systems: vec![System::parse(system).unwrap()],
+        profile: Profile::builtin("haswell-ex").unwrap(),
+        warmup: 0,
+        accesses: None,
+        seed: 7,
+        verify: true,
+        layout: None,
+        threads: 1,
+        dump_tables: None,
+    }
+}
+
+/// Regions of an image: slots of 2 MiB, of which each has 64 pages, so that some share a leaf table
+/// (slots 0 and 1, 2 and 3) and others do not.
+const SLOTS: usize = 8;
+const PAGES: u64 = 64;
+
+fn start(slot: usize) -> u64 {
+    0x5555_0000_0000 + (slot as u64 / 2) * (2 << 20) + (slot as u64 % 2) * PAGES * 4096
+}
+
+fn region(slot: usize) -> Region {
+    let file = |name: &str| name.to_string();
+    let backing = match slot {
+        0 => Backing::PrivateFile { file: file("binary"), offset: 0 },
+        1 => Backing::PrivateFile { file: file("binary"), offset: PAGES * 4096 },
+        2 => Backing::PrivateFile { file: file("library"), offset: 0 },
+        3 => Backing::SharedFile { file: file("records"), offset: 0 },
+        4 => Backing::SharedFile { file: file("records"), offset: PAGES * 4096 },
+        5 => Backing::SharedAnonymous,
+        _ => Backing::Anonymous,
+    };
+    let write = slot != 0;
+    Region {
+        name: format!("slot {slot}"),
+        start: Va::new(start(slot)),
+        len: PAGES * 4096,
+        backing,
+        permissions: Permissions { read: true, write, execute: !write },
+        advice: HugeAdvice::None,
+        populate: Populate::OnDemand,
+    }
+}
+
+fn image(group: Option<u16>) -> ProcessSetup {
+    ProcessSetup {
+        name: "image".to_string(),
+        regions: (0..SLOTS).map(region).collect(),
+        group,
+        implicit_regions: false,
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    Touch { who: usize, slot: usize, first: u64, pages: u64, kind: u8 },
+    Fork(usize),
+    Exec(usize),
+    Exit(usize),
+    Unmap(usize, usize),
+    Map(usize, usize),
+    Protect(usize, usize, bool),
+    Discard(usize, usize),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let (who, slot) = (0usize..16, 0..SLOTS);
+    prop_oneof![
+        20 => (who.clone(), slot.clone(), 0..PAGES, 1..24u64, 0..3u8).prop_map(
+            |(who, slot, first, pages, kind)| Action::Touch { who, slot, first, pages, kind }
+        ),
+        3 => who.clone().prop_map(Action::Fork),
+        1 => who.clone().prop_map(Action::Exec),
+        1 => who.clone().prop_map(Action::Exit),
+        2 => (who.clone(), slot.clone()).prop_map(|(w, s)| Action::Unmap(w, s)),
+        2 => (who.clone(), slot.clone()).prop_map(|(w, s)| Action::Map(w, s)),
+        2 => (who.clone(), slot.clone(), any::<bool>()).prop_map(|(w, s, on)| Action::Protect(w, s, on)),
+        1 => (who, slot).prop_map(|(w, s)| Action::Discard(w, s)),
+    ]
+}
+
+/// What the test knows of a process: the rights of its slots, none where nothing is mapped.
+type Rights = [Option<Permissions>; SLOTS];
+
+/// The system at work, and how far processes and threads are numbered. Process `i` has thread `i`.
+struct Script {
+    world: World,
+    processes: Vec<Option<Rights>>,
+}
+
+fn all() -> Rights {
+    std::array::from_fn(|slot| Some(region(slot).permissions))
+}
+
+impl Script {
+    fn new(system: &str) -> Script {
+        let groups = [Some(1), Some(1), Some(1), Some(2), Some(2), None];
+        let setup = Setup {
+            name: "containers".to_string(),
+            processes: groups.map(image).to_vec(),
+            threads: (0..groups.len() as u16).map(|process| ThreadSetup { process }).collect(),
+            accesses: None,
+        };
+        let experiment = experiment(system);
+        let mut plan = experiment::plan(&experiment, experiment.systems[0], &setup).unwrap();
+        plan.cores.truncate(3);
+        let world = World::new(plan, &setup).unwrap();
+        Script { world, processes: vec![Some(all()); groups.len()] }
+    }
+
+    fn alive(&self, who: usize) -> Option<usize> {
+        let alive: Vec<usize> =
+            (0..self.processes.len()).filter(|at| self.processes[*at].is_some()).collect();
+        alive.get(who % alive.len().max(1)).copied()
+    }
+
+    fn run(&mut self, accesses: Vec<Access>, events: Vec<Event>) {
+        self.world.run(&Block { accesses, events }).unwrap();
+    }
+
+    fn act(&mut self, action: Action) {
+        let (Action::Touch { who, .. }
+        | Action::Fork(who)
+        | Action::Exec(who)
+        | Action::Exit(who)
+        | Action::Unmap(who, _)
+        | Action::Map(who, _)
+        | Action::Protect(who, ..)
+        | Action::Discard(who, _)) = action;
+        let Some(at) = self.alive(who) else { return };
+        let process = at as u16;
+        let mut rights = self.processes[at].unwrap();
+        let range = |slot| (Va::new(start(slot)), PAGES * 4096);
+        let event = match action {
+            Action::Touch { slot, first, pages, kind, .. } => {
+                let Some(may) = rights[slot] else { return };
+                let kind = match kind {
+                    1 if may.write => Kind::Write,
+                    2 if may.execute => Kind::Fetch,
+                    _ => Kind::Read,
+                };
+                let touch = |page| Access::new(start(slot) + page * 4096 + 8 * (page % 7), kind, process, 3);
+                let pages = first..(first + pages).min(PAGES);
+                return self.run(pages.map(touch).collect(), vec![]);
+            }
+            Action::Fork(_) if self.processes.len() < 40 => {
+                let child = self.processes.len() as u16;
+                self.processes.push(Some(rights));
+                let spawn = Event::Spawn { thread: child, process: child };
+                return self.run(vec![], vec![Event::Fork { parent: process, child }, spawn]);
+            }
+            Action::Fork(_) => return,
+            Action::Exec(_) => {
+                rights = all();
+                Event::Exec { process, image: image(None) }
+            }
+            Action::Exit(_) => {
+                self.processes[at] = None;
+                return self.run(vec![], vec![Event::Exit { process }]);
+            }
+            Action::Unmap(_, slot) => {
+                rights[slot] = None;
+                let (start, len) = range(slot);
+                Event::Unmap { process, start, len }
+            }
+            Action::Map(_, slot) => {
+                rights[slot] = Some(region(slot).permissions);
+                Event::Map { process, region: region(slot) }
+            }
+            Action::Protect(_, slot, write) => {
+                if rights[slot].is_none() {
+                    return;
+                }
+                let permissions = Permissions { read: true, write, execute: !write };
+                rights[slot] = Some(permissions);
+                let (start, len) = range(slot);
+                Event::Protect { process, start, len, permissions }
+            }
+            Action::Discard(_, slot) => {
+                if rights[slot].is_none() {
+                    return;
+                }
+                let (start, len) = range(slot);
+                Event::Discard { process, start, len }
+            }
+        };
+        self.processes[at] = Some(rights);
+        self.run(vec![], vec![event]);
+    }
+
+    /// Everyone reads everything that it may, then ends; every frame of a table comes back.
+    fn end(mut self) {
+        for slot in 0..SLOTS {
+            for who in 0..self.processes.len() {
+                if self.processes[who].is_some_and(|rights| rights[slot].is_some()) {
+                    let touch = |page| Access::new(start(slot) + page * 4096, Kind::Read, who as u16, 1);
+                    self.run((0..PAGES).map(touch).collect(), vec![]);
+                }
+            }
+        }
+        for process in 0..self.processes.len() as u16 {
+            if self.processes[usize::from(process)].is_some() {
+                self.run(vec![], vec![Event::Exit { process }]);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_members_do_everyone_sees_its_own_pages(
+        system in 0..SYSTEMS.len(),
+        actions in prop::collection::vec(action(), 1..120),
+    ) {
+        let mut script = Script::new(SYSTEMS[system]);
+        for action in actions {
+            script.act(action);
+        }
+        script.end();
+    }
+}
+
+/// A fixed script under every system, so that none is left out by chance.
+#[test]
+fn fork_write_unmap_and_exec_pass_under_every_system() {
+    for system in SYSTEMS {
+        let mut script = Script::new(system);
+        let touch = |who, slot, kind| Action::Touch { who, slot, first: 0, pages: 24, kind };
+        for slot in 0..SLOTS {
+            (0..6).for_each(|who| script.act(touch(who, slot, 0)));
+        }
+        for action in [
+            touch(0, 1, 1),
+            touch(1, 2, 1),
+            Action::Fork(0),
+            touch(6, 6, 1),
+            touch(0, 6, 1),
+            touch(6, 1, 1),
+            touch(2, 1, 0),
+            Action::Unmap(2, 2),
+            Action::Map(2, 2),
+            touch(2, 2, 0),
+            Action::Protect(1, 1, false),
+            touch(1, 1, 0),
+            Action::Discard(0, 6),
+            Action::Exec(1),
+            Action::Exit(0),
+        ] {
+            script.act(action);
+        }
+        script.end();
+    }
+}
