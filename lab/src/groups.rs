@@ -63,7 +63,10 @@ impl Members {
     pub fn context(&self, vm: u16, space: SpaceId) -> BabelContext {
         let pcid = space.0 & 0xfff;
         let members = self.lock();
-        let context = members.by_space.get(&space).map_or(BabelContext::new(Ccid::NONE, pcid, None), |m| m.context(pcid));
+        let context = members
+            .by_space
+            .get(&space)
+            .map_or(BabelContext::new(Ccid::NONE, pcid, None), |m| m.context(pcid));
         let context = context.in_vm(vm as u8);
         match self.how.aslr {
             Aslr::Hardware => context.randomised(babelfish::Aslr::hardware([Segment::default(); SEGMENTS])),

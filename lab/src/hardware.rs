@@ -6,9 +6,9 @@
 //! profile, and the memory references that were really made.
 
 use crate::oracle::Oracle;
-use machine::profile::Profile;
 use crate::tagged::Tagged;
 use machine::Scope;
+use machine::profile::Profile;
 use machine::timing::TICKS;
 use mechanisms::segments::{Image, Registers};
 use os::hypervisor::VmId;

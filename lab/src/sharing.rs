@@ -113,7 +113,8 @@ impl System {
                         that is shared could serve them to others: babelfish is for `native` and `nested`"
                 .to_string());
         }
-        if matches!(self.kernel.replication, Replication::Lazy | Replication::Auto) || self.kernel.tables_follow
+        if matches!(self.kernel.replication, Replication::Lazy | Replication::Auto)
+            || self.kernel.tables_follow
         {
             return Err("tables that a group shares are on their nodes from the start, and do not move: \
                         `mitosis` on all or some nodes, or none"

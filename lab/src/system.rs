@@ -404,7 +404,10 @@ impl System {
                     ("aslr", "hardware") => babelfish.aslr = Aslr::Hardware,
                     ("aslr", "software") => babelfish.aslr = Aslr::Software,
                     _ => {
-                        return Err((format!("`{feature}` is neither `aslr=hardware` nor `aslr=software`"), None));
+                        return Err((
+                            format!("`{feature}` is neither `aslr=hardware` nor `aslr=software`"),
+                            None,
+                        ));
                     }
                 }
             }

@@ -399,7 +399,8 @@ fn measure(
     Ok(Some(Measured {
         lines: world.host_lines_of(0).map_err(failed)?.unwrap_or_default().into(),
         cycles: cycles.unwrap_or(0),
-        walk_cycles: world.machine().cores().take(threads).map(|core| core.timing.walk_active).sum::<u64>() / TICKS,
+        walk_cycles: world.machine().cores().take(threads).map(|core| core.timing.walk_active).sum::<u64>()
+            / TICKS,
         host_cycles: counters.dimension_ticks[1] / TICKS,
         host_from_memory: from_memory(true),
         guest_from_memory: from_memory(false),

@@ -18,7 +18,9 @@ impl World {
             Some(guest) => (1, guest.kernel.process(pid).map_err(failed)?.space().id()),
         };
         self.machine.load(thread.cpu, vm, space);
-        let Tagged::Babel(machine, members) = &mut self.machine else { return self.with_translation(thread, job) };
+        let Tagged::Babel(machine, members) = &mut self.machine else {
+            return self.with_translation(thread, job);
+        };
         let masks = members.masks(space);
         let core = &mut machine.cores[thread.cpu.index()];
         let uncore = &mut machine.uncore;

@@ -24,8 +24,8 @@ use crate::layout::{self, LayoutFrames, Placing};
 use crate::numa::Interference;
 use crate::oracle::{Mismatch, Oracle};
 use crate::outcome::{LayoutCounts, TableBytes};
-use crate::tagged::{CoreView, Tagged};
 use crate::system::{Pages, Placement, Side, System, Translation as Way};
+use crate::tagged::{CoreView, Tagged};
 use machine::core::{Core, Observer, Stop, Unobserved};
 use machine::explain::Explained;
 use machine::input::{
@@ -42,8 +42,8 @@ use os::{
 use paging::frames::{CpuId, Fragmentation, Layout, LayoutError, NodeSet, PoolConfig};
 use paging::lines::{HostLines, Table, host_lines};
 use paging::{
-    Arena, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native,
-    Nested, NodeId, PageSize, PageTable, PhysSpace, Shadow, TableMemory, Translation, Va, Virt,
+    Arena, Fault, Frame, FramePool, FromBuddy, GuestPhys, HostDim, HostPhys, Intent, Native, Nested, NodeId,
+    PageSize, PageTable, PhysSpace, Shadow, TableMemory, Translation, Va, Virt,
 };
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -14,12 +14,7 @@ const BLOCK_FRAMES: u64 = 512;
 
 /// The group of each CPU: its node, as the hypervisor tells, or what latencies
 /// say; empty if the guest does not ask.
-pub(super) fn groups(
-    machine: &Tagged,
-    replication: Replication,
-    cpus: &[NodeId],
-    seed: u64,
-) -> Vec<NodeId> {
+pub(super) fn groups(machine: &Tagged, replication: Replication, cpus: &[NodeId], seed: u64) -> Vec<NodeId> {
     match replication {
         Replication::Told => cpus.to_vec(),
         Replication::Found => {

@@ -74,8 +74,7 @@ pub(super) fn nested<'a>(
 ) -> Result<TwoDim<'a>, MmError> {
     let table = guest.kernel.process(pid)?.space().table();
     let of_vm = host.vm(guest.vm)?.space().table();
-    let host =
-        HostDim { mem: host.mem(), root: of_vm.hardware_root(node), levels: of_vm.levels(), frames };
+    let host = HostDim { mem: host.mem(), root: of_vm.hardware_root(node), levels: of_vm.levels(), frames };
     let root = table.hardware_root(guest.kernel.table_node(cpu));
     Ok(Nested { guest: guest.kernel.mem(), root, levels: table.levels(), frames: u64::MAX, host })
 }
@@ -91,7 +90,11 @@ impl World {
     }
 
     /// Lets `job` use the core of a thread, with the way of translation as it is now.
-    pub(super) fn with_translation<J: OnCore>(&mut self, thread: Thread, job: J) -> Result<J::Output, WorldError> {
+    pub(super) fn with_translation<J: OnCore>(
+        &mut self,
+        thread: Thread,
+        job: J,
+    ) -> Result<J::Output, WorldError> {
         let pid = self.process(thread.process)?.pid;
         let Machine { cores, uncore } = match &mut self.machine {
             Tagged::Plain(machine) => machine,
