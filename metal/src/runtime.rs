@@ -1,8 +1,9 @@
 //! What the compiler expects of the platform: memory functions, a heap, a
-//! panic handler; and the two ports that this program talks through.
+//! panic handler.
 
 use core::arch::asm;
-use core::fmt;
+use crate::say;
+use crate::serial::exit;
 use linked_list_allocator::LockedHeap;
 
 #[global_allocator]
@@ -17,52 +18,22 @@ pub unsafe fn init_heap(start: usize, bytes: usize) {
     unsafe { HEAP.lock().init(start as *mut u8, bytes) };
 }
 
-fn out_byte(port: u16, value: u8) {
-    // SAFETY: the ports written are the serial line's and QEMU's exit device,
-    // which have no effect on memory.
-    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
-}
-
-/// The serial line.
-#[derive(Debug)]
-pub struct Serial;
-
-impl fmt::Write for Serial {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        s.bytes().for_each(|b| out_byte(0x3f8, b));
-        Ok(())
-    }
-}
-
-/// Prints a line on the serial line.
-#[macro_export]
-macro_rules! say {
-    ($($arg:tt)*) => {{
-        use core::fmt::Write;
-        // The serial line cannot fail.
-        let _ = writeln!($crate::support::Serial, $($arg)*);
-    }};
-}
-
-/// Ends QEMU with the verdict.
-pub fn exit(passed: bool) -> ! {
-    // 16 << 1 | 1 = 33, a status that neither QEMU nor a shell uses by itself.
-    out_byte(0xf4, if passed { 16 } else { 1 });
-    loop {
-        // SAFETY: halting waits for an interrupt, and none is enabled.
-        unsafe { asm!("hlt", options(nomem, nostack)) };
-    }
-}
-
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    say!("metal: PANIC {info}");
+    say!("metal: FAILED: {info}");
     exit(false)
 }
 
 /// Referenced by the prebuilt core library of a target with unwinding; never called.
 #[unsafe(no_mangle)]
 extern "C" fn rust_eh_personality() {}
+
+/// Referenced by the prebuilt alloc library likewise: panics abort, so nothing unwinds.
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume() -> ! {
+    say!("metal: FAILED: something unwinds, and nothing may");
+    exit(false)
+}
 
 // The prebuilt compiler runtime of this target leaves these to the C library.
 // Written with string instructions so that the compiler does not turn a loop
@@ -74,7 +45,8 @@ extern "C" fn rust_eh_personality() {}
 unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, n: usize) -> *mut u8 {
     // SAFETY: the caller's promise; the direction flag is clear by the ABI.
     unsafe {
-        asm!("rep movsb", inout("rcx") n => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack))
+        asm!("rep movsq", "mov rcx, {rest}", "rep movsb", rest = in(reg) n % 8, inout("rcx") n / 8 => _,
+            inout("rdi") to => _, inout("rsi") from => _, options(nostack))
     };
     to
 }
@@ -99,9 +71,11 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
 /// As C's `memset`.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, value: i32, n: usize) -> *mut u8 {
+    let word = u64::from(value as u8) * 0x0101_0101_0101_0101;
     // SAFETY: the caller's promise; the direction flag is clear by the ABI.
     unsafe {
-        asm!("rep stosb", inout("rcx") n => _, inout("rdi") to => _, in("al") value as u8, options(nostack))
+        asm!("rep stosq", "mov rcx, {rest}", "rep stosb", rest = in(reg) n % 8, inout("rcx") n / 8 => _,
+            inout("rdi") to => _, in("rax") word, options(nostack))
     };
     to
 }
