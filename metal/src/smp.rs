@@ -246,6 +246,10 @@ pub fn spawn<T: Send + 'static>(cpu: CpuId, job: impl FnOnce(CpuId) -> T + Send 
 }
 
 impl<T> Task<T> {
+    /// Whether there is a result.
+    pub fn is_done(&self) -> bool {
+        self.result.1.load(Ordering::Acquire)
+    }
     /// Waits on CPU `own` for the result.
     pub fn join(self, own: CpuId) -> T {
         until(own, "another CPU's work", || self.result.1.load(Ordering::Acquire));

@@ -7,7 +7,7 @@ use crate::process::ProcessId;
 use crate::space::AddressSpace;
 use alloc::vec::Vec;
 use paging::frames::{CpuId, MAX_NODES, NodeId};
-use paging::{Frame, PageSize, Space, TableMemory};
+use paging::{Found, Frame, PageSize, Space, TableMemory, Va};
 
 /// Bytes that are looked at together.
 const WINDOW: u64 = PageSize::Size1G.bytes();
@@ -75,6 +75,20 @@ impl<M: TableMemory> Core<M> {
 }
 
 impl<M: TableMemory> Kernel<M> {
+    /// What software sees at `va` of a process: the leaf, or the entry where the way
+    /// ends, with accessed and dirty as the walkers of all nodes set them.
+    ///
+    /// # Errors
+    /// [`MmError::NoProcess`].
+    pub fn entry_of(&mut self, pid: ProcessId, va: Va) -> Result<Found<M::Space>, MmError> {
+        let process = self.processes.get(pid.0).ok_or(MmError::NoProcess(pid))?;
+        // Looking is not work that anybody is charged for.
+        let work = self.core.work;
+        let found = self.core.lookup(&process.space, CpuId(0), va);
+        self.core.work = work;
+        Ok(found)
+    }
+
     /// What a process has in memory. Takes time in proportion to it.
     ///
     /// # Errors

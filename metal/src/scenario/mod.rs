@@ -1,6 +1,10 @@
 //! The scenarios, by name. Each is one boot, and panics with what is wrong.
 
+mod babelfish;
+mod bits;
+mod faults;
 mod life;
+mod mitosis;
 
 use crate::machine::Machine;
 
@@ -8,4 +12,13 @@ use crate::machine::Machine;
 type Scenario = (&'static str, fn(&Machine));
 
 /// All of them.
-pub const ALL: &[Scenario] = &[("life", life::run)];
+pub const ALL: &[Scenario] = &[
+    ("life", life::run),
+    ("mitosis", mitosis::run),
+    ("babelfish", babelfish::run),
+    ("wrong-entry", faults::wrong_entry),
+    ("reserved-bit", faults::reserved_bit),
+    ("missed-shootdown", faults::missed_shootdown),
+    ("exhausted-node", faults::exhausted_node),
+    ("stray-kernel", faults::stray_kernel),
+];
