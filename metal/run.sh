@@ -22,10 +22,14 @@ while [ "$node" -lt "$nodes" ]; do
         -numa "node,nodeid=$node,memdev=m$node,cpus=$first-$last"
     node=$((node + 1))
 done
-qemu-system-x86_64 "$@" -object "memory-backend-ram,id=own,size=128M" -numa "node,nodeid=$nodes,memdev=own" \
+timeout 120 qemu-system-x86_64 "$@" -object "memory-backend-ram,id=own,size=128M" -numa "node,nodeid=$nodes,memdev=own" \
     -nodefaults -display none -no-reboot -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4 \
     -kernel "$kernel" -initrd "$kernel" -append "scenario=$scenario"
 status=$?
+if [ "$status" -eq 124 ]; then
+    echo "metal: failed: it did not end within 120 seconds" >&2
+    exit 1
+fi
 if [ "$status" -eq 33 ]; then
     exit 0
 fi

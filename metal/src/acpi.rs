@@ -1,5 +1,7 @@
 //! CPUs and nodes from ACPI's tables: MADT and SRAT (ACPI 6.5 §5.2.12, §5.2.16).
 
+use crate::cpu;
+use crate::firmware::Firmware;
 use crate::physical::at;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -56,6 +58,15 @@ impl Table {
 }
 
 impl Topology {
+    /// Of a guest, which its host tells on the command line and in the memory map: `cpus=0,1` are
+    /// the nodes of its CPUs.
+    pub fn of_guest(firmware: &Firmware) -> Topology {
+        let nodes = firmware.argument("cpus").unwrap_or("0").split(',').map(|node| node.parse().unwrap_or(0));
+        let cpus = (cpu::apic_id()..).zip(nodes).collect();
+        let memory = firmware.nodes.iter().copied().zip(firmware.ram.iter().cloned()).collect();
+        Topology { cpus, memory }
+    }
+
     /// From the tables that the pointer at `rsdp` leads to.
     pub fn read(rsdp: u64) -> Topology {
         // Revision 2 has the XSDT, with 64-bit pointers.

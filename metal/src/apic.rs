@@ -59,7 +59,10 @@ pub fn end_of_interrupt() {
 fn command(target: u32, what: u32) {
     let began = ticks();
     while read(COMMAND) & BUSY != 0 {
-        assert!(ticks() - began < 1 << 34, "the interrupt controller does not take a command for CPU {target}");
+        assert!(
+            ticks() - began < 1 << 34,
+            "the interrupt controller does not take a command for CPU {target}"
+        );
         core::hint::spin_loop();
     }
     write(COMMAND_TARGET, target << 24);

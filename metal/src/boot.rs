@@ -1,8 +1,7 @@
 //! From where a CPU begins to the first instruction in Rust.
 //!
 //! The boot CPU is entered by PVH (32-bit protected mode, no paging), the
-//! others in real mode at [`TRAMPOLINE`] (INIT-SIPI-SIPI), a guest's CPUs in 64-bit
-//! mode. All load the same static tables: the first 512 GiB one to one (left as soon
+//! others in real mode at [`TRAMPOLINE`] (INIT-SIPI-SIPI). All load the same static tables: the first 512 GiB one to one (left as soon
 //! as possible), the same again at [`DIRECT`](crate::physical::DIRECT), and the kernel's image.
 
 use core::arch::global_asm;
@@ -19,9 +18,8 @@ unsafe extern "C" {
     pub static boot_pml4: u8;
     /// The page-directory-pointer table of the kernel's half (a physical address).
     pub static boot_pdpt_high: u8;
-    /// Where a CPU of a guest begins, in 64-bit mode on `boot_pml4` (a physical address):
-    /// its stack is loaded, %rdi is the first argument of the entry in %rsi.
-    pub static guest_start: u8;
+    /// The end of the boot CPU's stack.
+    pub static boot_stack_end: u8;
     /// The stack of the next CPU that starts, and its entry's argument.
     pub static mut next_stack: u64;
     /// See [`next_stack`].
@@ -43,7 +41,7 @@ global_asm!(
     .popsection
 
     .pushsection .boot, "awx"
-    .global pvh_start, guest_start, boot_pml4, boot_pdpt_high
+    .global pvh_start, boot_pml4, boot_pdpt_high
     .global trampoline_start, trampoline_end, next_stack, next_argument
     .code32
 pvh_start:
@@ -78,11 +76,6 @@ boot_long:
     xorl %ebp, %ebp
     pushq $0
     jmp *%rax
-
-guest_start:
-    xorl %ebp, %ebp
-    pushq $0
-    jmp *%rsi
 
     .code16
     .align 16
@@ -158,6 +151,7 @@ boot_pdpt_high:
     .popsection
 
     .pushsection .bss.boot_stack, "aw", @nobits
+    .global boot_stack_end
     .align 4096
     .skip 256 * 1024
 boot_stack_end:

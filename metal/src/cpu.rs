@@ -3,11 +3,6 @@
 use core::arch::asm;
 use core::arch::x86_64::__cpuid;
 
-/// `IA32_EFER`.
-pub const EFER: u32 = 0xc000_0080;
-/// EFER.SVME: `VMRUN` and its kin may be used.
-pub const EFER_SVME: u64 = 1 << 12;
-
 /// Loads CR3: the walker uses the table at physical address `root` from now on, and
 /// what the TLB holds of others goes (no page of ours is global, and no PCID is used).
 ///
@@ -38,30 +33,6 @@ pub fn cr2() -> u64 {
 pub fn invlpg(va: u64) {
     // SAFETY: forgetting a translation makes the next access walk.
     unsafe { asm!("invlpg [{}]", in(reg) va, options(nostack)) };
-}
-
-/// Reads a model-specific register.
-///
-/// # Safety
-/// This CPU must have it.
-pub unsafe fn read_msr(msr: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack));
-    }
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Writes a model-specific register.
-///
-/// # Safety
-/// This CPU must have it, and what it changes must be as the rest of the program expects.
-pub unsafe fn write_msr(msr: u32, value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack));
-    }
 }
 
 /// Writes to a port.
@@ -97,9 +68,4 @@ pub fn halt() -> ! {
 /// This CPU's number on the interrupt bus.
 pub fn apic_id() -> u32 {
     __cpuid(1).ebx >> 24
-}
-
-/// Whether this CPU runs virtual machines (AMD SVM), with nested paging.
-pub fn has_svm() -> bool {
-    __cpuid(0x8000_0001).ecx >> 2 & 1 == 1 && __cpuid(0x8000_000a).edx & 1 == 1
 }

@@ -11,7 +11,7 @@ use core::ops::Range;
 /// `hvm_start_info.magic`.
 pub const MAGIC: u32 = 0x336e_c578;
 /// Memory-map entries of this type are usable.
-const RAM: u32 = 1;
+pub const RAM: u32 = 1;
 /// A longer command line or memory map than any loader's is damage.
 const SANE: usize = 4096;
 
@@ -51,8 +51,8 @@ pub struct MemoryEntry {
     pub len: u64,
     /// 1: usable.
     pub kind: u32,
-    /// Nothing.
-    pub reserved: u32,
+    /// Nothing; this kernel tells its guests the node here, which have no SRAT.
+    pub node: u32,
 }
 
 /// A module that the loader put into memory.
@@ -74,6 +74,8 @@ pub struct Module {
 pub struct Firmware {
     /// Usable memory, ascending.
     pub ram: Vec<Range<u64>>,
+    /// The node of each, for a guest.
+    pub nodes: Vec<u32>,
     /// The command line.
     pub command_line: String,
     /// Modules, by address.
@@ -94,11 +96,12 @@ impl Firmware {
         let info: StartInfo = read(start_info);
         assert!(info.magic == MAGIC, "no PVH loader: {:#x} at {start_info:#x} is not its magic", info.magic);
         let size = |i: usize, of: usize| (i * of) as u64;
-        let ram = (0..(info.memory_entries as usize).min(SANE))
+        let entries: Vec<MemoryEntry> = (0..(info.memory_entries as usize).min(SANE))
             .map(|i| read::<MemoryEntry>(info.memory_map + size(i, size_of::<MemoryEntry>())))
             .filter(|entry| entry.kind == RAM)
-            .map(|entry| entry.start..entry.start.saturating_add(entry.len))
             .collect();
+        let ram = entries.iter().map(|entry| entry.start..entry.start.saturating_add(entry.len)).collect();
+        let nodes = entries.iter().map(|entry| entry.node).collect();
         let modules = (0..(info.modules as usize).min(SANE))
             .map(|i| read::<Module>(info.module_list + size(i, size_of::<Module>())))
             .map(|module| module.start..module.start.saturating_add(module.len))
@@ -111,7 +114,7 @@ impl Firmware {
                 .map(char::from)
                 .collect(),
         };
-        Firmware { ram, command_line, modules, rsdp: Some(info.rsdp).filter(|&rsdp| rsdp != 0) }
+        Firmware { ram, nodes, command_line, modules, rsdp: Some(info.rsdp).filter(|&rsdp| rsdp != 0) }
     }
 
     /// The value of `name=value` on the command line.

@@ -8,15 +8,19 @@ use crate::smp::{self, MAX_CPUS, MAX_PAGES, Request};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
 use mechanisms::segments::Image;
-use os::{
-    Cost, FileId, Hardware, Invalidate, RootLoad, SegmentLoad, Shootdown, SpaceId, SpaceKind,
-};
+use os::{Cost, FileId, Hardware, Invalidate, RootLoad, SegmentLoad, Shootdown, SpaceId, SpaceKind};
 use paging::frames::CpuId;
 use paging::{Hfn, HostPhys, Work};
 
 /// A page on a device.
 type Page = Box<[u64; 512]>;
+
+/// The nested table of each CPU's VM, which the next entry into the guest loads.
+pub static NESTED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// The shadow table of each CPU's guest, likewise.
+pub static SHADOW: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// What was asked of the machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -45,10 +49,6 @@ pub struct Metal {
     swap: BTreeMap<u64, Page>,
     /// What each CPU runs: the space and the table.
     pub running: [Option<(SpaceId, Hfn)>; MAX_CPUS],
-    /// The nested table of each CPU's VM, which the next entry into the guest loads.
-    pub nested: [Option<RootLoad<HostPhys>>; MAX_CPUS],
-    /// The shadow table of each CPU, likewise.
-    pub shadow: [Option<RootLoad<HostPhys>>; MAX_CPUS],
     /// Spaces that are shadow tables: no host process runs on them.
     shadows: BTreeSet<SpaceId>,
     /// Root loads are for a guest's shadow tables now.
@@ -88,12 +88,12 @@ impl Metal {
 impl Hardware<HostPhys> for Metal {
     fn load_root(&mut self, cpu: CpuId, load: &RootLoad<HostPhys>) {
         if load.kind == SpaceKind::Vm {
-            self.nested[cpu.index()] = Some(*load);
+            NESTED[cpu.index()].store(load.root.base().raw(), Ordering::Release);
             return;
         }
         if self.loading_shadow || (load.space != SpaceId::KERNEL && self.is_shadow(load.space)) {
             self.shadows.insert(load.space);
-            self.shadow[cpu.index()] = Some(*load);
+            SHADOW[cpu.index()].store(load.root.base().raw(), Ordering::Release);
             return;
         }
         let kernel = &raw const boot_pdpt_high as u64;

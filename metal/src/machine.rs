@@ -11,13 +11,12 @@ use crate::tables::CALL;
 use crate::traps::{self, Context};
 use crate::{apic, cpu};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
-use os::{
-    Kernel, KernelConfig, MapRequest, MmError, ProcessId, ProcessSpec, Prot, SingleTables, Tables,
-};
+use os::{Kernel, KernelConfig, MapRequest, MmError, ProcessId, ProcessSpec, Prot, SingleTables, Tables};
 use paging::frames::{CpuId, FramePool, LEGACY_END, Layout, NodeSpec, PoolConfig};
 use paging::{FrameSource, FromBuddy, HostPhys, Intent, NodeId, TableMemory, Va};
 
@@ -31,6 +30,10 @@ pub struct Machine {
     pub cpus: Vec<NodeId>,
     /// The memory of nodes that have CPUs. (Nodes without are the kernel's own.)
     pub layout: Layout,
+    /// This kernel's image as a file, for guests.
+    pub image: Option<Range<u64>>,
+    /// The command line.
+    pub command_line: String,
 }
 
 /// The kernel and its hardware.
@@ -79,7 +82,8 @@ impl Machine {
             }
         }
         let distances = Layout::uniform_distances(nodes.len());
-        Machine { cpus, layout: Layout { nodes, distances } }
+        let layout = Layout { nodes, distances };
+        Machine { cpus, layout, image: None, command_line: String::new() }
     }
 
     /// The choices of a kernel on this machine: as Linux's, no PCIDs.
@@ -100,7 +104,8 @@ impl Machine {
         tables: Box<dyn Tables<DirectMap>>,
     ) {
         let mut hw = Metal::default();
-        let pool = FramePool::new(&self.layout, PoolConfig::default()).expect("the firmware's memory map is sound");
+        let pool =
+            FramePool::new(&self.layout, PoolConfig::default()).expect("the firmware's memory map is sound");
         let mem = DirectMap::new(self.layout.end());
         let mut kernel = Kernel::new(config, pool, mem, source, tables, &mut hw).expect("a kernel");
         hw.text = Some(kernel.create_file(text().len().div_ceil(4096) as u64).expect("a file"));
@@ -118,10 +123,11 @@ impl Machine {
 
 /// Whole frames of a range outside `used`.
 fn without(range: Range<u64>, used: &[Range<u64>]) -> Vec<Range<u64>> {
-    let mut used: Vec<_> = used.iter().filter(|u| u.start < range.end && range.start < u.end).cloned().collect();
+    let mut used: Vec<_> =
+        used.iter().filter(|u| u.start < range.end && range.start < u.end).cloned().collect();
     used.sort_by_key(|u| u.start);
     let (mut next, mut left) = (range.start, Vec::new());
-    for hole in used.into_iter().chain([range.end..range.end]) {
+    for hole in used.into_iter().chain(core::iter::once(range.end..range.end)) {
         let frames = next.div_ceil(4096)..hole.start.max(next) / 4096;
         if !frames.is_empty() {
             left.push(frames);
@@ -299,4 +305,3 @@ pub fn walk(mem: &DirectMap, root: paging::Hfn, levels: u8, va: u64) -> alloc::s
         level -= 1;
     }
 }
-

@@ -14,6 +14,7 @@
 //! | `smp.rs`, `lock.rs` | other CPUs, and the one lock |
 //! | `physical.rs`, `hardware.rs` | [`paging::TableMemory`] and [`os::Hardware`]: what a kernel implements |
 //! | `machine.rs`, `program.rs` | the kernel made and called; what runs in ring 3 |
+//! | `svm/`, `vm.rs`, `guest.rs` | virtual machines: entered, held, and what a guest asks |
 #![no_std]
 #![no_main]
 
@@ -24,6 +25,7 @@ mod apic;
 mod boot;
 mod cpu;
 mod firmware;
+mod guest;
 mod hardware;
 mod lock;
 mod machine;
@@ -33,8 +35,10 @@ mod runtime;
 mod scenario;
 mod serial;
 mod smp;
+mod svm;
 mod tables;
 mod traps;
+mod vm;
 
 use acpi::Topology;
 use firmware::Firmware;
@@ -56,14 +60,24 @@ extern "C" fn metal_main(start_info: u64) -> ! {
     unsafe { runtime::init_heap(physical::at::<u8>(heap) as usize, HEAP as usize) };
     smp::begin();
     let firmware = Firmware::read(start_info & 0xffff_ffff);
-    let rsdp = firmware.rsdp.expect("the loader says where ACPI's tables are");
-    let topology = Topology::read(rsdp);
-    apic::mask_legacy();
-    apic::enable();
+    let topology = match firmware.rsdp {
+        Some(rsdp) => {
+            apic::mask_legacy();
+            apic::enable();
+            Topology::read(rsdp)
+        }
+        None => {
+            guest::begin();
+            Topology::of_guest(&firmware)
+        }
+    };
     let started = smp::start_others(&topology);
     let mut used = firmware.modules.clone();
     used.push(0..MIB);
     let machine = Machine::new(&firmware, &topology, &used);
+    // The same image again, for guests.
+    let image = firmware.modules.first().cloned();
+    let machine = Machine { image, command_line: firmware.command_line.clone(), ..machine };
     assert_eq!(started, machine.cpus.len(), "every CPU that the firmware names has started");
     let name = firmware.argument("scenario").unwrap_or("life");
     let Some((_, run)) = scenario::ALL.iter().find(|(known, _)| *known == name) else {
@@ -71,6 +85,6 @@ extern "C" fn metal_main(start_info: u64) -> ! {
         panic!("there is no scenario {name}; there are {known}");
     };
     run(&machine);
-    say!("metal: {name}: PASSED");
+    say!("{name}: PASSED");
     serial::exit(true)
 }

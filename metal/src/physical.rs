@@ -18,7 +18,10 @@ const OURS: Flags = Flags(1 << 58);
 
 /// The address at which the kernel reads and writes physical address `at`.
 pub fn at<T>(address: u64) -> *mut T {
-    assert!(address < MAPPED, "physical address {address:#x} is not mapped: the kernel maps {MAPPED:#x} bytes");
+    assert!(
+        address < MAPPED,
+        "physical address {address:#x} is not mapped: the kernel maps {MAPPED:#x} bytes"
+    );
     (DIRECT + address) as *mut T
 }
 

@@ -1,9 +1,9 @@
 //! What the compiler expects of the platform: memory functions, a heap, a
 //! panic handler.
 
-use core::arch::asm;
 use crate::say;
 use crate::serial::exit;
+use core::arch::asm;
 use linked_list_allocator::LockedHeap;
 
 #[global_allocator]
@@ -20,7 +20,7 @@ pub unsafe fn init_heap(start: usize, bytes: usize) {
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    say!("metal: FAILED: {info}");
+    say!("FAILED: {info}");
     exit(false)
 }
 
@@ -31,7 +31,7 @@ extern "C" fn rust_eh_personality() {}
 /// Referenced by the prebuilt alloc library likewise: panics abort, so nothing unwinds.
 #[unsafe(no_mangle)]
 extern "C" fn _Unwind_Resume() -> ! {
-    say!("metal: FAILED: something unwinds, and nothing may");
+    say!("FAILED: something unwinds, and nothing may");
     exit(false)
 }
 

@@ -1,6 +1,7 @@
 //! The serial line, and QEMU's exit device.
 
 use crate::cpu::{halt, out_byte};
+use crate::guest;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +31,7 @@ pub fn line(args: fmt::Arguments<'_>) {
         core::hint::spin_loop();
     }
     // The serial line cannot fail.
-    let _ = fmt::Write::write_fmt(&mut Serial, format_args!("{args}\n"));
+    let _ = fmt::Write::write_fmt(&mut Serial, format_args!("{}: {args}\n", guest::name()));
     TAKEN.store(false, Ordering::Release);
 }
 
@@ -40,8 +41,11 @@ macro_rules! say {
     ($($arg:tt)*) => { $crate::serial::line(format_args!($($arg)*)) };
 }
 
-/// Ends QEMU with the verdict.
+/// Ends the machine with the verdict: QEMU, but for a guest that passed, whose host goes on.
 pub fn exit(passed: bool) -> ! {
+    if passed && guest::is_guest() {
+        guest::call(guest::Call::Done, 0, 0);
+    }
     // 16 << 1 | 1 = 33, a status that neither QEMU nor a shell uses by itself.
     // SAFETY: the device ends the machine.
     unsafe { out_byte(EXIT, if passed { 16 } else { 1 }) };

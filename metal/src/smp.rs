@@ -9,7 +9,7 @@ use crate::acpi::Topology;
 use crate::boot::{TRAMPOLINE, next_argument, next_stack, trampoline_end, trampoline_start};
 use crate::physical::at;
 use crate::traps::{Context, TRAP_STACK};
-use crate::{apic, cpu, tables};
+use crate::{apic, cpu, guest, tables};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::cell::UnsafeCell;
@@ -105,6 +105,9 @@ pub fn start_others(topology: &Topology) -> usize {
     unsafe {
         at::<u8>(TRAMPOLINE).copy_from_nonoverlapping(at::<u8>(start), (end - start) as usize);
     }
+    if guest::is_guest() {
+        return start_virtual(topology.cpus.len());
+    }
     let own = cpu::apic_id();
     let others = topology.cpus.iter().map(|&(apic, _)| apic).filter(|&apic| apic != own);
     let mut count = 1;
@@ -124,12 +127,36 @@ pub fn start_others(topology: &Topology) -> usize {
     count
 }
 
+/// The same for a guest, which asks its host.
+fn start_virtual(cpus: usize) -> usize {
+    for number in 1..cpus.min(MAX_CPUS) {
+        let stack: &[u128; STACK] = Box::leak(Box::new([0; STACK]));
+        // As a call would leave it: 8 above a multiple of 16.
+        let top = stack.as_ptr_range().end as u64 - 8;
+        guest::call(guest::Call::Start, number as u64, top);
+        until(CpuId(0), "a CPU that was started", || CPUS[number].online.load(Ordering::Acquire));
+    }
+    cpus.clamp(1, MAX_CPUS)
+}
+
+/// Interrupts a CPU, so that it looks around.
+pub fn kick(cpu: CpuId) {
+    if guest::is_guest() {
+        guest::call(guest::Call::Kick, u64::from(cpu.0), 0);
+    } else {
+        apic::interrupt(CPUS[cpu.index()].apic.load(Ordering::Relaxed));
+    }
+}
+
 /// What a CPU that was started does: it waits for work, forever.
 #[unsafe(no_mangle)]
-extern "C" fn metal_other(number: u64) -> ! {
+pub extern "C" fn metal_other(number: u64) -> ! {
     let cpu = CpuId(number as u16);
     set_up(cpu);
-    apic::enable();
+    if !guest::is_guest() {
+        apic::enable();
+    }
+    CPUS[cpu.index()].apic.store(cpu::apic_id(), Ordering::Relaxed);
     CPUS[cpu.index()].online.store(true, Ordering::Release);
     loop {
         work(cpu);
@@ -192,7 +219,7 @@ pub fn ask(from: CpuId, target: CpuId, request: Request<'_>) {
         serve(from);
         return;
     }
-    apic::interrupt(it.apic.load(Ordering::Relaxed));
+    kick(target);
     until(from, "an answer to an interrupt", || it.request.load(Ordering::Acquire) == NOTHING);
 }
 
@@ -241,7 +268,7 @@ pub fn spawn<T: Send + 'static>(cpu: CpuId, job: impl FnOnce(CpuId) -> T + Send 
     // SAFETY: the CPU takes a job only when `busy` is set, which it is not.
     unsafe { *it.job.get() = Some(job) };
     it.busy.store(true, Ordering::Release);
-    apic::interrupt(it.apic.load(Ordering::Relaxed));
+    kick(cpu);
     Task { cpu, result }
 }
 

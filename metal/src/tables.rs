@@ -49,7 +49,8 @@ fn gate(vector: usize) -> Gate {
     let level = if vector == usize::from(CALL) { 3 } else { 0 };
     // A present 64-bit interrupt gate: interrupts are off in all handlers.
     let kind = 0x8e | level << 5;
-    let low = at & 0xffff | u64::from(KERNEL_CODE) << 16 | stack << 32 | kind << 40 | (at >> 16 & 0xffff) << 48;
+    let low =
+        at & 0xffff | u64::from(KERNEL_CODE) << 16 | stack << 32 | kind << 40 | (at >> 16 & 0xffff) << 48;
     Gate { low, high: at >> 32 }
 }
 

@@ -103,7 +103,7 @@ extern "C" fn kernel_trap(trap: &KernelTrap) -> ! {
     let cr2 = crate::cpu::cr2();
     let cr3 = crate::cpu::cr3();
     say!(
-        "metal: FAILED: {name} in the kernel: vector {vector}, error {error:#x}, at {rip:#x}, stack {rsp:#x}, \
+        "FAILED: {name} in the kernel: vector {vector}, error {error:#x}, at {rip:#x}, stack {rsp:#x}, \
          address {cr2:#x}, table {cr3:#x}, CPU {}",
         crate::cpu::apic_id()
     );

@@ -73,7 +73,7 @@ pub fn run(machine: &Machine) {
     }
     // The third member's table may have to be linked by a fault; no page is faulted again.
     assert!(after - before <= 2, "{} faults for pages that the group has", after - before);
-    say!("metal: three processes share the leaf table {:#x} for {PAGES} pages of a file", shared.number());
+    say!("three processes share the leaf table {:#x} for {PAGES} pages of a file", shared.number());
 
     // The second writes a page: its own table, its own frame.
     fill(at(1), members[1], Series { count: 1, ..Series::pages(LIBRARY + 5 * 4096, 1, 555) });
@@ -93,7 +93,11 @@ pub fn run(machine: &Machine) {
     fill(at(0), members[0], Series::pages(HEAP, PAGES, 1));
     let child = with(BOOT, |kernel, hw| kernel.fork(hw, BOOT, members[0])).expect("a child");
     expect(at(2), child, Series::pages(HEAP, PAGES, 1));
-    assert_eq!(leaf_table(child, HEAP), leaf_table(members[0], HEAP), "parent and child share the heap's table");
+    assert_eq!(
+        leaf_table(child, HEAP),
+        leaf_table(members[0], HEAP),
+        "parent and child share the heap's table"
+    );
     fill(at(3), child, Series::pages(HEAP, 10, 100));
     fill(at(0), members[0], Series::pages(HEAP + 10 * 4096, 10, 200));
     assert_ne!(leaf_table(child, HEAP), leaf_table(members[0], HEAP), "both wrote");
@@ -112,7 +116,7 @@ pub fn run(machine: &Machine) {
     expect(at(2), child, Series::pages(HEAP, 10, 100));
     expect(at(2), child, Series::pages(HEAP + 10 * 4096, PAGES - 10, 11));
     let hw = finish();
-    say!("metal: {} faults, {} shootdowns; nobody saw another's store", hw.counts.faults, hw.counts.shootdowns);
+    say!("{} faults, {} shootdowns; nobody saw another's store", hw.counts.faults, hw.counts.shootdowns);
 }
 
 fn map_library(pid: ProcessId, file: FileId) {
@@ -133,4 +137,3 @@ fn leaf_table(pid: ProcessId, va: u64) -> Hfn {
         at.expect("it was touched").slot.table
     })
 }
-

@@ -2,7 +2,9 @@
 //! copy-on-write pages, unmapping, dying. Every content is checked.
 
 use crate::hardware::pattern;
-use crate::machine::{BOOT, Killed, Machine, create, expect, fill, finish, run as run_program, run_beside, with};
+use crate::machine::{
+    BOOT, Killed, Machine, create, expect, fill, finish, run as run_program, run_beside, with,
+};
 use crate::program::{Program, Series};
 use crate::say;
 use os::{Advice, MapRequest, MmError, ProcessSpec, Prot};
@@ -50,7 +52,7 @@ pub fn run(machine: &Machine) {
             assert_eq!(kernel.pool().node_of(at), node, "CPU {}'s first touch of {va:?}", cpu.0);
         }
     });
-    say!("metal: {} CPUs on {} nodes fault in and share {PAGES} pages", cpus.len(), machine.layout.nodes.len());
+    say!("{} CPUs on {} nodes fault in and share {PAGES} pages", cpus.len(), machine.layout.nodes.len());
 
     // All CPUs at once on the same pages: no addition is lost.
     let add = Program::Add(Series { stride: 4096, ..Series::pages(HEAP + 8, PAGES, 1) });
@@ -71,7 +73,7 @@ pub fn run(machine: &Machine) {
     expect(last, parent, Series::pages(HEAP, PAGES / 4, 1000));
     expect(last, parent, Series::pages(HEAP + PAGES / 4 * 4096, PAGES / 4, 9000));
     expect(last, parent, Series::pages(HEAP + PAGES / 2 * 4096, PAGES / 2, 1000 + PAGES / 2));
-    say!("metal: after a fork, parent and child each see their own stores");
+    say!("after a fork, parent and child each see their own stores");
 
     // A file's pages are the device's; a private store stays private.
     let file = with(BOOT, |kernel, hw| {
@@ -137,8 +139,12 @@ pub fn run(machine: &Machine) {
     expect(last, child, Series::pages(HEAP + 4096, PAGES / 2 - 1, 5001));
     let hw = finish();
     say!(
-        "metal: {} faults ({} copies), {} shootdowns, {} interrupts, {} roots loaded; all frames came back",
-        hw.counts.faults, counts.cow_copies, hw.counts.shootdowns, hw.counts.interrupts, hw.counts.loads
+        "{} faults ({} copies), {} shootdowns, {} interrupts, {} roots loaded; all frames came back",
+        hw.counts.faults,
+        counts.cow_copies,
+        hw.counts.shootdowns,
+        hw.counts.interrupts,
+        hw.counts.loads
     );
     assert!(hw.counts.interrupts > 0, "CPUs were interrupted");
 }
@@ -157,4 +163,3 @@ fn refused(cpu: CpuId, pid: os::ProcessId, program: Program) {
         other => panic!("{program:x?} on CPU {} must be refused: {other:x?}", cpu.0),
     }
 }
-

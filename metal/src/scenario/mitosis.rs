@@ -47,7 +47,11 @@ impl Tables<DirectMap> for Replicas {
 /// Runs it.
 pub fn run(machine: &Machine) {
     let nodes = NodeSet::first(machine.layout.nodes.len());
-    machine.start_with(machine.config(), Box::new(paging::FromBuddy), Box::new(Replicas { nodes, follow: false }));
+    machine.start_with(
+        machine.config(),
+        Box::new(paging::FromBuddy),
+        Box::new(Replicas { nodes, follow: false }),
+    );
     let cpus: Vec<CpuId> = (0..machine.cpus.len() as u16).map(CpuId).collect();
     let pid = create(ProcessSpec::default());
     map(pid, HEAP, PAGES);
@@ -59,13 +63,13 @@ pub fn run(machine: &Machine) {
     cpus.iter().for_each(|&cpu| expect(cpu, pid, Series::pages(HEAP, PAGES, 1)));
     on_own_replicas(machine, pid, nodes);
     let pages = agree(machine, pid, nodes);
-    say!("metal: each CPU walks its node's replica; {} replicas of {pages} leaves agree", nodes.len());
+    say!("each CPU walks its node's replica; {} replicas of {pages} leaves agree", nodes.len());
 
     fold(machine, pid, &cpus);
     live(machine, pid, nodes, &cpus);
     with(BOOT, |kernel, hw| kernel.exit(hw, BOOT, pid)).expect("an exit");
     let hw = finish();
-    say!("metal: {} roots loaded, {} shootdowns", hw.counts.loads, hw.counts.shootdowns);
+    say!("{} roots loaded, {} shootdowns", hw.counts.loads, hw.counts.shootdowns);
 
     migrate(machine);
 }
@@ -88,7 +92,13 @@ fn on_own_replicas(machine: &Machine, pid: ProcessId, nodes: NodeSet) {
             assert_eq!(kernel.pool().node_of(root), node, "the root for node {node}");
             for at in bits::entries(kernel.mem(), root, 4).iter().filter(|at| at.entry.is_table(at.level)) {
                 let table: Hfn = at.entry.frame();
-                assert_eq!(kernel.pool().node_of(table), node, "level {} table for {:#x}", at.level - 1, at.va);
+                assert_eq!(
+                    kernel.pool().node_of(table),
+                    node,
+                    "level {} table for {:#x}",
+                    at.level - 1,
+                    at.va
+                );
             }
         }
     });
@@ -102,7 +112,8 @@ fn agree(machine: &Machine, pid: ProcessId, nodes: NodeSet) -> usize {
             let all = bits::entries(kernel.mem(), table.hardware_root(node), 4);
             let leaves = all.iter().filter(|at| !at.entry.is_table(at.level));
             let bits = Flags::ACCESSED | Flags::DIRTY;
-            let mut leaves: Vec<_> = leaves.map(|at| (at.va, at.level, at.entry.without(bits).bits())).collect();
+            let mut leaves: Vec<_> =
+                leaves.map(|at| (at.va, at.level, at.entry.without(bits).bits())).collect();
             leaves.sort_unstable();
             leaves
         };
@@ -130,10 +141,18 @@ fn fold(machine: &Machine, pid: ProcessId, cpus: &[CpuId]) {
     // CPU n loads every page that n+2 divides and stores to every one that n+5 divides.
     let (loads, stores) = (|cpu: CpuId| u64::from(cpu.0) + 2, |cpu: CpuId| u64::from(cpu.0) + 5);
     for &cpu in cpus {
-        let read = Series { count: PAGES.div_ceil(loads(cpu)), stride: 4096 * loads(cpu), ..Series::pages(HEAP, 0, 1) };
+        let read = Series {
+            count: PAGES.div_ceil(loads(cpu)),
+            stride: 4096 * loads(cpu),
+            ..Series::pages(HEAP, 0, 1)
+        };
         expect(cpu, pid, Series { step: loads(cpu), ..read });
         let count = PAGES.div_ceil(stores(cpu));
-        fill(cpu, pid, Series { count, stride: 4096 * stores(cpu), step: 0, ..Series::pages(HEAP + 8, 0, 7) });
+        fill(
+            cpu,
+            pid,
+            Series { count, stride: 4096 * stores(cpu), step: 0, ..Series::pages(HEAP + 8, 0, 7) },
+        );
     }
     let mut both = 0;
     with(BOOT, |kernel, _| {
@@ -156,7 +175,7 @@ fn fold(machine: &Machine, pid: ProcessId, cpus: &[CpuId]) {
             both += u64::from(any_d);
         }
     });
-    say!("metal: accessed and dirty of {PAGES} pages ({both} dirty) are where the walkers set them, and folded");
+    say!("accessed and dirty of {PAGES} pages ({both} dirty) are where the walkers set them, and folded");
 }
 
 /// Switched off and on while all CPUs store.
@@ -188,7 +207,7 @@ fn live(machine: &Machine, pid: ProcessId, nodes: NodeSet, cpus: &[CpuId]) {
             agree(machine, pid, nodes);
         }
     }
-    say!("metal: replication switched {rounds} times under running programs; no store was lost");
+    say!("replication switched {rounds} times under running programs; no store was lost");
 }
 
 /// vMitosis's other half: data moves to a node, and its single tables follow.
@@ -215,10 +234,16 @@ fn migrate(machine: &Machine) {
             let inner = at.entry.is_table(at.level);
             let frame: Hfn = at.entry.frame();
             if at.va >= HEAP && (at.level == 1 || (inner && at.level == 2)) {
-                assert_eq!(kernel.pool().node_of(frame), to, "what the level-{} entry for {:#x} points to", at.level, at.va);
+                assert_eq!(
+                    kernel.pool().node_of(frame),
+                    to,
+                    "what the level-{} entry for {:#x} points to",
+                    at.level,
+                    at.va
+                );
             }
         }
     });
     finish();
-    say!("metal: {pages} pages moved to node {to}, and {moved} tables after them");
+    say!("{pages} pages moved to node {to}, and {moved} tables after them");
 }

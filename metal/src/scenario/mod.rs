@@ -3,6 +3,7 @@
 mod babelfish;
 mod bits;
 mod faults;
+mod guest;
 mod life;
 mod mitosis;
 
@@ -16,6 +17,7 @@ pub const ALL: &[Scenario] = &[
     ("life", life::run),
     ("mitosis", mitosis::run),
     ("babelfish", babelfish::run),
+    ("guest", guest::run),
     ("wrong-entry", faults::wrong_entry),
     ("reserved-bit", faults::reserved_bit),
     ("missed-shootdown", faults::missed_shootdown),
