@@ -32,7 +32,8 @@ pub struct Machine {
     pub layout: Layout,
     /// This kernel's image as a file, for guests.
     pub image: Option<Range<u64>>,
-    /// The command line.
+    /// What the command line says beside the scenario.
+    #[allow(dead_code, reason = "guests' scenarios have choices")]
     pub command_line: String,
 }
 

@@ -129,12 +129,12 @@ pub fn start_others(topology: &Topology) -> usize {
 
 /// The same for a guest, which asks its host.
 fn start_virtual(cpus: usize) -> usize {
-    for number in 1..cpus.min(MAX_CPUS) {
+    for (number, it) in CPUS.iter().enumerate().take(cpus).skip(1) {
         let stack: &[u128; STACK] = Box::leak(Box::new([0; STACK]));
         // As a call would leave it: 8 above a multiple of 16.
         let top = stack.as_ptr_range().end as u64 - 8;
         guest::call(guest::Call::Start, number as u64, top);
-        until(CpuId(0), "a CPU that was started", || CPUS[number].online.load(Ordering::Acquire));
+        until(CpuId(0), "a CPU that was started", || it.online.load(Ordering::Acquire));
     }
     cpus.clamp(1, MAX_CPUS)
 }

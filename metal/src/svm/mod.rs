@@ -1,5 +1,6 @@
 //! AMD's virtual machines: entering a guest and coming back. (APM vol. 2, chapter 15.)
 
+#[allow(dead_code, reason = "shadow paging asks for the rest")]
 pub mod vmcb;
 
 use crate::cpu;
