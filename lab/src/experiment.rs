@@ -4,11 +4,13 @@
 //! runs them, worlds on as many threads as the machine has cores. Each world is
 //! alone with its state, so the outcome does not depend on the threads.
 
+use crate::hardware::Spent;
 use crate::layout::RealLayout;
+use crate::look::{Board, Look, Recording, Sample, Sight};
 use crate::outcome::{Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio};
 use crate::system::System;
-use crate::world::{Plan, TableDump, World, WorldError};
-use machine::input::{Block, More, Setup, Source, SourceError};
+use crate::world::{Place, Plan, TableDump, World, WorldError};
+use machine::input::{Block, More, Region, Setup, Source, SourceError};
 use machine::metrics::Counters;
 use machine::profile::Profile;
 use machine::timing::TICKS;
@@ -56,6 +58,8 @@ pub struct Progress {
     pub accesses: u64,
     /// How many there will be, if that is known.
     pub total: Option<u64>,
+    /// Second-level TLB misses counted so far, under the system that has most.
+    pub misses: u64,
 }
 
 /// What can end an experiment.
@@ -98,6 +102,11 @@ struct Run {
     start: Start,
     dump: Option<DumpTables>,
     dumps: Vec<TableDump>,
+    recording: Recording,
+    /// Walks of each core to record.
+    walks: usize,
+    /// Its line on the board.
+    line: usize,
 }
 
 /// State at the end of the warm-up.
@@ -105,7 +114,7 @@ struct Run {
 struct Start {
     cycles: Vec<u64>,
     instructions: u64,
-    software: u64,
+    spent: Spent,
     stats: Stats,
     host: Stats,
 }
@@ -117,14 +126,47 @@ impl Run {
         self.start = Start {
             cycles: self.world.cycles(),
             instructions: self.instructions(),
-            software: self.world.software_cycles(),
+            spent: self.world.spent(),
             stats,
             host: host.unwrap_or_default(),
         };
+        self.recording = Recording::default();
+        self.recording.take(self.sample());
+        self.world.record_walks(self.walks);
     }
 
     fn instructions(&self) -> u64 {
         self.world.machine().cores().map(|c| c.timing.instructions()).sum()
+    }
+
+    /// Everything counted so far.
+    fn sample(&self) -> Sample {
+        let machine = self.world.machine();
+        let (stats, host) = self.world.stats();
+        let faults = |s: &Stats| s.minor_faults + s.major_faults;
+        let mut sample = Sample {
+            cycles: self.world.cycles().iter().sum::<u64>() - self.start.cycles.iter().sum::<u64>(),
+            software: self.world.software_cycles() - self.start.spent.cycles,
+            faults: faults(&stats) - faults(&self.start.stats),
+            exits: host.map_or(0, |host| host.exits - self.start.host.exits),
+            ..Sample::default()
+        };
+        for core in machine.cores() {
+            let c = core.counters;
+            sample.accesses += c.accesses;
+            sample.l1_misses += c.l1d_tlb_misses + c.l1i_tlb_misses;
+            sample.stlb_misses += c.stlb_misses + c.stlb_fetch_misses;
+            sample.walks += c.walks;
+            sample.walk_active += core.timing.walk_active / TICKS;
+            sample.walk_pending += core.timing.walk_pending / TICKS;
+            sample.latency.add(&c.walk_cycles);
+        }
+        sample
+    }
+
+    /// Tells the board.
+    fn tell(&self, board: &Board) {
+        board.tell(self.line, self.seen, self.seen < self.warmup, &self.sample());
     }
 
     /// Runs a block, split where the warm-up ends and cut where counting does.
@@ -135,6 +177,9 @@ impl Run {
             && before / every < self.seen / every
         {
             self.dumps.extend(self.world.dump_tables(self.seen));
+        }
+        if self.seen > self.warmup && self.recording.is_due(self.seen - self.warmup) {
+            self.recording.take(self.sample());
         }
         Ok(())
     }
@@ -164,7 +209,21 @@ impl Run {
         self.world.run(&part)
     }
 
-    fn finish(mut self, experiment: &Experiment, workload: &str) -> Outcome {
+    /// What was seen of it, with the walks of `places` if there are any.
+    fn sight(&mut self, experiment: &Experiment, setup: &Setup, places: Option<&[Place]>) -> Sight {
+        let (end, recording) = (self.sample(), std::mem::take(&mut self.recording));
+        let mut view = places.map(|places| self.world.view(places, self.seen));
+        for region in view.iter_mut().flat_map(|view| &mut view.regions) {
+            let of = setup.processes.get(usize::from(region.process));
+            let named = |r: &&Region| r.start.raw() < region.end && region.start < r.start.raw() + r.len;
+            region.name =
+                of.and_then(|p| p.regions.iter().find(named)).map_or(String::new(), |r| r.name.clone());
+        }
+        let walks = self.world.recorded_walks();
+        Sight { series: recording.finish(end), view, walks, mhz: experiment.profile.clock.mhz }
+    }
+
+    fn outcome(&mut self, experiment: &Experiment, workload: &str) -> Outcome {
         if self.dump.is_some() && self.dumps.last().is_none_or(|dump| dump.after < self.seen) {
             self.dumps.extend(self.world.dump_tables(self.seen));
         }
@@ -214,8 +273,8 @@ pub(crate) fn translation(world: &World, counters: &Counters, cycles: u64) -> Tr
     TranslationCost {
         walk_active,
         walk_pending,
-        guest_references: counters.dimension_ticks[0] / TICKS,
-        host_references: counters.dimension_ticks[1] / TICKS,
+        guest_references: counters.grid.dimension_ticks()[0] / TICKS,
+        host_references: counters.grid.dimension_ticks()[1] / TICKS,
         stlb_hits: counters.stlb_hit_cycles,
         share: ratio(walk_active, cycles),
         mean_walk: ratio(walk_pending, counters.walks + counters.faulting_walks),
@@ -232,7 +291,12 @@ fn software(stats: &Stats, host: Option<&Stats>, start: &Start, world: &World) -
         exits_in_all: host.map_or(0, |h| h.exits),
         shootdowns: stats.shootdowns - start.stats.shootdowns + host_or(&|h| h.shootdowns),
         cow_copies: stats.cow_copies - start.stats.cow_copies,
-        cycles: world.software_cycles() - start.software,
+        cycles: world.software_cycles() - start.spent.cycles,
+        cycles_by: {
+            let mut by = world.spent().by;
+            by.iter_mut().zip(start.spent.by).for_each(|(now, then)| *now -= then);
+            by.into()
+        },
         frames: world.frames_used(),
         allocations: world.allocations(),
         reserved: world.reserved(),
@@ -307,6 +371,22 @@ pub fn run(
     source: &mut dyn Source,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Outcome>, ExperimentError> {
+    let seen = run_and_look(experiment, &Look::default(), source, progress)?;
+    Ok(seen.into_iter().map(|(outcome, _)| outcome).collect())
+}
+
+/// The same, and looks closer.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_and_look(
+    experiment: &Experiment,
+    look: &Look,
+    source: &mut dyn Source,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<(Outcome, Sight)>, ExperimentError> {
+    let board = look.board.clone().unwrap_or_default();
+    board.begin(experiment.systems.iter().map(ToString::to_string));
     let mut setup = source.setup()?;
     let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
     let mut runs = Vec::new();
@@ -333,6 +413,9 @@ pub fn run(
             start: Start::default(),
             dump: experiment.dump_tables,
             dumps: Vec::new(),
+            recording: Recording::default(),
+            walks: look.walks,
+            line: runs.len(),
         };
         if run.warmup == 0 {
             run.mark();
@@ -350,20 +433,28 @@ pub fn run(
     let runs = match runs.as_mut_slice() {
         // A core for the program, a core for the model: a third thread would only be in the way.
         [run] if source.is_live() && workers == 1 && cores < 3 => {
-            alone(run, source, end, total, progress)?;
+            alone(run, source, (end, total), &board, progress)?;
             runs
         }
-        _ => drive(runs, workers, source, end, total, progress)?,
+        _ => drive(runs, workers, source, (end, total), &board, progress)?,
     };
-    Ok(runs.into_iter().map(|run| run.finish(experiment, &setup.name)).collect())
+    // The same pages under all systems.
+    let places = look.pages.and_then(|n| Some(runs.first()?.world.places(n)));
+    let done = runs.into_iter().map(|mut run| {
+        // What is counted is read first: looking makes walks, and can take faults.
+        let counted = run.outcome(experiment, &setup.name);
+        let sight = run.sight(experiment, &setup, places.as_deref());
+        (counted, sight)
+    });
+    Ok(done.collect())
 }
 
 /// Decodes and runs on one thread, so that a block stays in the cache.
 fn alone(
     run: &mut Run,
     source: &mut dyn Source,
-    end: Option<u64>,
-    total: Option<u64>,
+    (end, total): (Option<u64>, Option<u64>),
+    board: &Board,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), ExperimentError> {
     let (mut block, mut more, mut seen) = (Block::new(), More::Yes, 0);
@@ -379,7 +470,8 @@ fn alone(
                 break;
             }
         }
-        if progress(Progress { accesses: seen, total }).is_break() {
+        run.tell(board);
+        if progress(Progress { accesses: seen, total, misses: board.misses() }).is_break() {
             break;
         }
     }
@@ -393,8 +485,8 @@ fn drive(
     runs: Vec<Run>,
     workers: usize,
     source: &mut dyn Source,
-    end: Option<u64>,
-    total: Option<u64>,
+    (end, total): (Option<u64>, Option<u64>),
+    board: &Board,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Run>, ExperimentError> {
     // Round robin, so that neighbours, which are often alike, share the load.
@@ -408,9 +500,9 @@ fn drive(
         for share in shares {
             let (sender, receiver) = mpsc::sync_channel::<Batch>(4);
             senders.push(sender);
-            handles.push(scope.spawn(move || work(share, &receiver)));
+            handles.push(scope.spawn(move || work(share, &receiver, board)));
         }
-        let fed = feed(source, end, total, &senders, progress);
+        let fed = feed(source, (end, total), &senders, board, progress);
         drop(senders);
         let mut done = Vec::new();
         let mut failed = None;
@@ -434,6 +526,7 @@ fn drive(
 fn work(
     mut share: Vec<(usize, Run)>,
     batches: &mpsc::Receiver<Batch>,
+    board: &Board,
 ) -> Result<Vec<(usize, Run)>, ExperimentError> {
     while let Ok(batch) = batches.recv() {
         for (_, run) in &mut share {
@@ -443,6 +536,7 @@ fn work(
                     error: Box::new(error),
                 })?;
             }
+            run.tell(board);
         }
     }
     Ok(share)
@@ -451,9 +545,9 @@ fn work(
 /// Decodes the source and hands it to all workers.
 fn feed(
     source: &mut dyn Source,
-    end: Option<u64>,
-    total: Option<u64>,
+    (end, total): (Option<u64>, Option<u64>),
     senders: &[mpsc::SyncSender<Batch>],
+    board: &Board,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(), SourceError> {
     let mut seen = 0;
@@ -479,7 +573,7 @@ fn feed(
             }
         }
         sent.push_back(batch);
-        if progress(Progress { accesses: seen, total }).is_break() {
+        if progress(Progress { accesses: seen, total, misses: board.misses() }).is_break() {
             break;
         }
     }

@@ -63,6 +63,36 @@ pub struct Spent {
     pub cycles: u64,
     /// Of these, cycles of page-table entries written.
     pub updates: u64,
+    /// All, by what for.
+    pub by: [u64; 5],
+}
+
+/// What software works for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum For {
+    /// Page faults of the processes' kernel, and what is filled ahead.
+    Faults,
+    /// Exits, and all else that a hypervisor does for a VM.
+    Exits,
+    /// System calls.
+    Calls,
+    /// TLB shootdowns.
+    Shootdowns,
+    /// Context switches, segments, migration.
+    Other,
+}
+
+impl For {
+    fn of(cost: Cost, of_vm: bool) -> For {
+        match cost {
+            Cost::Ipi { .. } => For::Shootdowns,
+            Cost::Exit(_) => For::Exits,
+            _ if of_vm => For::Exits,
+            Cost::PageFault(_) | Cost::Populate { .. } => For::Faults,
+            Cost::Syscall(_) => For::Calls,
+            _ => For::Other,
+        }
+    }
 }
 
 impl Costs {
@@ -159,12 +189,14 @@ impl Shared<'_> {
         }
     }
 
-    fn spend(&mut self, cpu: CpuId, cycles: u64) {
+    fn spend(&mut self, cpu: CpuId, cycles: u64, on: For) {
         self.spent.cycles += cycles;
+        self.spent.by[on as usize] += cycles;
         self.machine.spend(cpu, cycles * TICKS);
     }
 
-    fn charge(&mut self, cpu: CpuId, cost: Cost, work: &Work) {
+    /// `of_vm`: the host works for a VM.
+    fn charge(&mut self, cpu: CpuId, cost: Cost, work: &Work, of_vm: bool) {
         let c = self.costs;
         let fixed = match cost {
             Cost::PageFault(_) => c.page_fault,
@@ -198,7 +230,7 @@ impl Shared<'_> {
                 + u64::from(work.zeroed[node]) * c.zero_page
                 + u64::from(work.copied[node]) * c.copy_page;
         }
-        self.spend(cpu, cycles);
+        self.spend(cpu, cycles, For::of(cost, of_vm));
     }
 
     /// Invalidates on the CPUs of `cpus` and charges the interrupts.
@@ -226,7 +258,7 @@ impl Shared<'_> {
             }
         }
         for cpu in cpus().filter(|cpu| *cpu != from) {
-            self.spend(cpu, self.costs.shootdown_target);
+            self.spend(cpu, self.costs.shootdown_target, For::Shootdowns);
         }
     }
 
@@ -288,7 +320,8 @@ impl Hardware<HostPhys> for HostHardware<'_> {
         }
     }
     fn charge(&mut self, cpu: CpuId, cost: Cost, work: &Work) {
-        self.0.charge(cpu, cost, work);
+        let of_vm = !self.0.vms.is_empty();
+        self.0.charge(cpu, cost, work, of_vm);
     }
 }
 
@@ -426,6 +459,6 @@ impl Hardware<GuestPhys> for GuestHardware<'_> {
         }
     }
     fn charge(&mut self, cpu: CpuId, cost: Cost, work: &Work) {
-        self.shared.charge(cpu, cost, work);
+        self.shared.charge(cpu, cost, work, false);
     }
 }

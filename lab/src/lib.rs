@@ -6,6 +6,7 @@ pub mod groups;
 pub mod hardware;
 pub mod huge;
 pub mod layout;
+pub mod look;
 pub mod names;
 pub mod numa;
 pub mod oracle;

@@ -3,6 +3,7 @@
 use crate::segments::SegmentOutcome;
 use crate::world::TableDump;
 use machine::metrics::{Counters, Served};
+use machine::timing::TICKS;
 use paging::lines::HostLines;
 use serde::Serialize;
 
@@ -184,6 +185,19 @@ pub struct CellCounts {
     /// By where they were served.
     #[serde(flatten)]
     pub served: ServedCounts,
+    /// Cycles of those that were made, by where they were served.
+    pub cycles: ServedCounts,
+}
+
+/// Walks by how long they took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LatencyBucket {
+    /// Cycles, at least.
+    pub from: u64,
+    /// Fewer cycles than this.
+    pub below: u64,
+    /// Walks.
+    pub walks: u64,
 }
 
 /// Walks and their references.
@@ -206,6 +220,14 @@ pub struct WalkCounts {
     pub checks: [u64; 5],
     /// First-level TLB misses that segments answered without a walk.
     pub direct_hits: u64,
+    /// Walk latency: cycles that half, 90 % and 99 % of the walks do not exceed, to a quarter of them.
+    pub latency_p50: u64,
+    /// See `latency_p50`.
+    pub latency_p90: u64,
+    /// See `latency_p50`.
+    pub latency_p99: u64,
+    /// Walk latency, finer: walks of `from` to `below`-1 cycles.
+    pub latency: Vec<LatencyBucket>,
     /// Walk latency: bucket `i` counts walks of `2^i` to `2^(i+1)-1` cycles.
     pub latency_log2: Vec<u64>,
 }
@@ -227,12 +249,35 @@ pub struct SoftwareCounts {
     pub cow_copies: u64,
     /// Cycles of faults, exits and system calls.
     pub cycles: u64,
+    /// The same by what for.
+    pub cycles_by: SoftwareCycles,
     /// Frames in use at the end, of 4 KiB, by the host.
     pub frames: u64,
     /// Blocks that the buddy allocator of the processes' kernel handed out since the start.
     pub allocations: u64,
     /// Frames that this kernel keeps for later faults at the end, and nobody uses.
     pub reserved: u64,
+}
+
+/// Cycles of software by what they were for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SoftwareCycles {
+    /// Page faults of the processes' kernel.
+    pub faults: u64,
+    /// The hypervisor's work for VMs: exits, faults of the VM's table, shadow tables.
+    pub exits: u64,
+    /// System calls.
+    pub calls: u64,
+    /// TLB shootdowns, by who sends and who gets them.
+    pub shootdowns: u64,
+    /// Context switches, segments, migration.
+    pub other: u64,
+}
+
+impl From<[u64; 5]> for SoftwareCycles {
+    fn from([faults, exits, calls, shootdowns, other]: [u64; 5]) -> Self {
+        SoftwareCycles { faults, exits, calls, shootdowns, other }
+    }
 }
 
 /// Bytes of page tables.
@@ -286,11 +331,24 @@ impl WalkCounts {
             grid: c
                 .grid
                 .cells()
-                .map(|(cell, by)| CellCounts { guest: cell.guest, host: cell.host, served: by.into() })
+                .map(|(cell, by)| CellCounts {
+                    guest: cell.guest,
+                    host: cell.host,
+                    served: by.into(),
+                    cycles: c.grid.ticks(cell).map(|ticks| ticks / TICKS).into(),
+                })
                 .collect(),
             checks: c.checks,
             direct_hits: c.direct_hits,
-            latency_log2: c.walk_cycles.0.to_vec(),
+            latency_p50: c.walk_cycles.quantile(0.5),
+            latency_p90: c.walk_cycles.quantile(0.9),
+            latency_p99: c.walk_cycles.quantile(0.99),
+            latency: c
+                .walk_cycles
+                .buckets()
+                .map(|(from, below, walks)| LatencyBucket { from, below, walks })
+                .collect(),
+            latency_log2: c.walk_cycles.by_powers().to_vec(),
         }
     }
 }

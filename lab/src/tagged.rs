@@ -5,6 +5,8 @@
 use crate::groups::Members;
 use crate::hardware::tlb_space;
 use machine::core::Core;
+use machine::explain::{Recorded, Recorder};
+use machine::machine::Saved;
 use machine::metrics::Counters;
 use machine::profile::Profile;
 use machine::timing::{Ticks, Timing};
@@ -13,7 +15,7 @@ use machine::{Machine, Scope, Whose};
 use mechanisms::babelfish::BabelTag;
 use os::SpaceId;
 use paging::frames::CpuId;
-use paging::{AsidVmid, NodeId, Reach, TlbTag};
+use paging::{AsidVmid, NodeId, Reach, TlbTag, Va};
 
 /// A machine with TLBs of one of the tags that there are.
 #[derive(Debug)]
@@ -22,6 +24,15 @@ pub enum Tagged {
     Plain(Machine<AsidVmid>),
     /// BabelFish's CCID, O, ORPC and mask; and who is in which group.
     Babel(Machine<BabelTag>, Members),
+}
+
+/// What walks of one core can change, set aside.
+#[derive(Debug)]
+pub enum Aside {
+    /// Of a machine with plain tags.
+    Plain(CpuId, Saved<AsidVmid>),
+    /// Of one with BabelFish's.
+    Babel(CpuId, Saved<BabelTag>),
 }
 
 /// What is the same of a core, whatever its TLBs are tagged with.
@@ -95,6 +106,37 @@ impl Tagged {
     /// How long a cache line takes from one core to another.
     pub fn line_transfer(&self, from: CpuId, to: CpuId) -> Ticks {
         on!(self, machine => machine.line_transfer(from, to))
+    }
+    /// Records the next `limit` walks of each core.
+    pub fn record_walks(&mut self, limit: usize) {
+        let recorder = || (limit > 0).then(|| Box::new(Recorder { walks: Vec::new(), limit }));
+        on!(self, machine => machine.cores.iter_mut().for_each(|core| core.recorder = recorder()));
+    }
+    /// What was recorded, by core; recording ends.
+    pub fn recorded_walks(&mut self) -> Vec<Vec<Recorded>> {
+        fn walks<T: TlbTag>(core: &mut Core<T>) -> Vec<Recorded> {
+            core.recorder.take().map_or(Vec::new(), |recorder| recorder.walks)
+        }
+        on!(self, machine => machine.cores.iter_mut().map(walks).collect())
+    }
+    /// Which level of TLBs would answer a load of `va` by what a core runs now.
+    pub fn in_tlb(&mut self, cpu: CpuId, va: Va) -> Option<u8> {
+        on!(self, machine => machine.cores[cpu.index()].in_tlb(va))
+    }
+    /// Sets aside what walks of a core can change.
+    pub fn save(&self, cpu: CpuId) -> Aside {
+        match self {
+            Tagged::Plain(machine) => Aside::Plain(cpu, machine.save(cpu)),
+            Tagged::Babel(machine, _) => Aside::Babel(cpu, machine.save(cpu)),
+        }
+    }
+    /// Makes it as it was.
+    pub fn restore(&mut self, aside: &Aside) {
+        match (self, aside) {
+            (Tagged::Plain(machine), Aside::Plain(cpu, saved)) => machine.restore(*cpu, saved),
+            (Tagged::Babel(machine, _), Aside::Babel(cpu, saved)) => machine.restore(*cpu, saved),
+            _ => debug_assert!(false, "the state of another machine"),
+        }
     }
     /// Forgets what was counted, not what is cached.
     pub fn reset_counters(&mut self) {

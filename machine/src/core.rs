@@ -6,6 +6,7 @@
 //! structure. Misses leave the line of the loop through functions of their own.
 
 use crate::cache::Cache;
+use crate::explain::Recorder;
 use crate::input::{Access, BLOCK, Kind};
 use crate::metrics::{Counters, Served};
 use crate::port::{MemoryPath, WalkPort};
@@ -74,7 +75,7 @@ struct LastPage {
 const NO_PAGE: LastPage = LastPage { page: u64::MAX, base: 0, store: false };
 
 /// A core with its private structures.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core<T: TlbTag> {
     /// Its number.
     pub id: CpuId,
@@ -82,6 +83,8 @@ pub struct Core<T: TlbTag> {
     pub timing: Timing,
     /// What it counted.
     pub counters: Counters,
+    /// Who sees its walks one by one.
+    pub recorder: Option<Box<Recorder>>,
     pub(crate) node: NodeId,
     pub(crate) socket: usize,
     pub(crate) context: T::Context,
@@ -121,6 +124,7 @@ impl<T: TlbTag> Core<T> {
             id,
             timing,
             counters: Counters::default(),
+            recorder: None,
             node,
             // One node a socket.
             socket: node.index(),
@@ -413,9 +417,12 @@ impl<T: TlbTag> Core<T> {
     ) -> Result<(Hit, Ticks), Fault> {
         let group = T::group_va(&self.context, va);
         let (walker, start) = self.timing.begin_walk(ready);
-        let mut port = self.port(uncore, start);
-        let result = translation.walk(&mut port, group, intent);
-        let end = port.time;
+        let (result, end) = if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
+            self.recorded_walk(uncore, translation, va, intent, (walker, start))
+        } else {
+            let mut port = self.port(uncore, start);
+            (translation.walk(&mut port, group, intent), port.time)
+        };
         self.timing.end_walk(walker, start, end);
         match result {
             Ok(leaf) => {

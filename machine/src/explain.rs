@@ -19,6 +19,9 @@ pub enum What {
         cell: Cell,
         /// The entry's address.
         at: Hpa,
+        /// Under two dimensions: the guest-physical address of a guest's entry, or the one that a row of the
+        /// host dimension translates.
+        gpa: Option<Gpa>,
         /// The node of its memory.
         node: NodeId,
         /// Where it was served.
@@ -75,13 +78,50 @@ impl Explained {
     }
 }
 
+/// Walks as they happen, for whoever wants to see them in time.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder {
+    /// In the order of their ends.
+    pub walks: Vec<Recorded>,
+    /// How many are wanted; later ones are not recorded.
+    pub limit: usize,
+}
+
+impl Recorder {
+    /// Whether it wants more.
+    #[inline(always)]
+    pub fn wants(&self) -> bool {
+        self.walks.len() < self.limit
+    }
+}
+
+/// A walk that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recorded {
+    /// What was translated.
+    pub va: Va,
+    /// For what.
+    pub intent: Intent,
+    /// When it began, by the core's clock.
+    pub start: Ticks,
+    /// Which of the core's walkers made it.
+    pub walker: usize,
+    /// Its steps.
+    pub walk: Explained,
+}
+
 /// A port that takes every step through another one and writes it down.
 struct Scribe<'a> {
     port: WalkPort<'a>,
     steps: Vec<Step>,
+    /// The guest-physical page that is spoken of.
+    page: Option<Gpa>,
 }
 
-impl Scribe<'_> {
+impl<'a> Scribe<'a> {
+    fn new(port: WalkPort<'a>) -> Self {
+        Scribe { port, steps: Vec::new(), page: None }
+    }
     fn write(&mut self, what: What, since: Ticks) {
         let cycles = (self.port.time - since) / TICKS;
         self.steps.push(Step { what, cycles });
@@ -98,7 +138,11 @@ impl Port for Scribe<'_> {
             .find(|s| self.port.counters.grid.get(cell, *s) != before[*s as usize])
             .unwrap_or(Served::L1);
         let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
-        self.write(What::Reference { cell, at, node, served }, since);
+        let gpa = self.page.map(|gpa| match cell.host {
+            0 => Gpa::new(gpa.raw() & !4095 | at.raw() & 4095),
+            _ => gpa,
+        });
+        self.write(What::Reference { cell, at, gpa, node, served }, since);
     }
     fn check(&mut self, check: Check) {
         let since = self.port.time;
@@ -108,6 +152,9 @@ impl Port for Scribe<'_> {
     fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable> {
         let since = self.port.time;
         let found = self.port.cached_table(dim, addr, levels, row)?;
+        if dim == Dim::Guest {
+            self.page = Some(Gpa::new(found.frame << 12));
+        }
         self.write(What::WalkCache { dim, row, down_to: found.level + 1, from: levels }, since);
         Some(found)
     }
@@ -116,6 +163,7 @@ impl Port for Scribe<'_> {
     }
     fn cached_host(&mut self, gpa: Gpa, write: bool, row: u8, levels: u8) -> Option<HostLeaf> {
         let since = self.port.time;
+        self.page = Some(gpa);
         let found = self.port.cached_host(gpa, write, row, levels)?;
         self.write(What::NestedTlb { row, gpa }, since);
         Some(found)
@@ -137,7 +185,7 @@ impl<T: TlbTag> Core<T> {
     ) -> Explained {
         let group = T::group_va(&self.context, va);
         let start = self.timing.elapsed();
-        let mut scribe = Scribe { port: self.port(uncore, start), steps: Vec::new() };
+        let mut scribe = Scribe::new(self.port(uncore, start));
         match translation.direct(group) {
             Direct::Off => {}
             Direct::Miss => scribe.check(Check::Direct),
@@ -150,6 +198,38 @@ impl<T: TlbTag> Core<T> {
         }
         let end = translation.walk(&mut scribe, group, intent);
         Explained { steps: scribe.steps, end }
+    }
+
+    /// Walks at `start` and writes the walk down; the result and when it ended.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn recorded_walk<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        intent: Intent,
+        (walker, start): (usize, Ticks),
+    ) -> (Result<Leaf, Fault>, Ticks) {
+        let group = T::group_va(&self.context, va);
+        let mut scribe = Scribe::new(self.port(uncore, start));
+        let end = translation.walk(&mut scribe, group, intent);
+        let (time, steps) = (scribe.port.time, scribe.steps);
+        if let Some(recorder) = &mut self.recorder {
+            let walk = Explained { steps, end };
+            recorder.walks.push(Recorded { va, intent, start, walker, walk });
+        }
+        (end, time)
+    }
+
+    /// Which level of TLBs would answer a load of `va`, first (1) or second (2).
+    pub fn in_tlb(&mut self, va: Va) -> Option<u8> {
+        let group = T::group_va(&self.context, va);
+        if self.l1d_tlb.lookup(va, &self.context).is_some() {
+            Some(1)
+        } else {
+            self.stlb.lookup(group, &self.context).map(|_| 2)
+        }
     }
 
     /// Forgets what the walk caches hold: the next walk is made in full.

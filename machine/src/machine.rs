@@ -13,12 +13,20 @@ use paging::frames::CpuId;
 use paging::{Gpa, NodeId, Reach, TlbTag, Va};
 
 /// A machine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine<T: TlbTag> {
     /// Its cores.
     pub cores: Vec<Core<T>>,
     /// What they share.
     pub uncore: Uncore,
+}
+
+/// What the walks of one core can change, set aside.
+#[derive(Debug)]
+pub struct Saved<T: TlbTag> {
+    core: Core<T>,
+    llc: Cache,
+    memory: Memory,
 }
 
 /// Which addresses something concerns.
@@ -135,6 +143,21 @@ impl<T: TlbTag> Machine<T> {
                 }
             }
         }
+    }
+
+    /// Sets aside what walks of one core can change.
+    pub fn save(&self, cpu: CpuId) -> Saved<T> {
+        let core = self.cores[cpu.index()].clone();
+        let llc = self.uncore.llc[core.socket].clone();
+        Saved { core, llc, memory: self.uncore.memory.clone() }
+    }
+
+    /// Makes it as it was.
+    pub fn restore(&mut self, cpu: CpuId, saved: &Saved<T>) {
+        let core = &mut self.cores[cpu.index()];
+        core.clone_from(&saved.core);
+        self.uncore.llc[core.socket].clone_from(&saved.llc);
+        self.uncore.memory.clone_from(&saved.memory);
     }
 
     /// Cores' counters added up.

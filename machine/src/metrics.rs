@@ -1,5 +1,6 @@
 //! What a core counts.
 
+use crate::timing::Ticks;
 use paging::Cell;
 
 /// Where a reference was served.
@@ -66,21 +67,37 @@ fn place(cell: Cell) -> usize {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grid {
     references: [[u64; 7]; CELLS],
+    /// What they took.
+    ticks: [[Ticks; 7]; CELLS],
     /// By the levels of the table (4, 5) and the place that was skipped to.
     skips: [[[u64; CELLS]; 2]; 2],
 }
 
 impl Default for Grid {
     fn default() -> Self {
-        Grid { references: [[0; 7]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
+        Grid { references: [[0; 7]; CELLS], ticks: [[0; 7]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
     }
 }
 
 impl Grid {
-    /// Counts a reference.
+    /// Counts a reference that took `ticks`.
     #[inline(always)]
-    pub fn count(&mut self, cell: Cell, served: Served) {
-        self.references[place(cell)][served as usize] += 1;
+    pub fn count(&mut self, cell: Cell, served: Served, ticks: Ticks) {
+        let place = place(cell);
+        self.references[place][served as usize] += 1;
+        self.ticks[place][served as usize] += ticks;
+    }
+    /// Ticks of the references at `cell`, by where they were served.
+    pub fn ticks(&self, cell: Cell) -> &[Ticks; 7] {
+        &self.ticks[place(cell)]
+    }
+    /// Ticks of the references to the process's table (or natively, to the only one), and to the VM's.
+    pub fn dimension_ticks(&self) -> [Ticks; 2] {
+        let mut sum = [0; 2];
+        for (index, by) in self.ticks.iter().enumerate() {
+            sum[usize::from(index % 6 > 0)] += by.iter().sum::<Ticks>();
+        }
+        sum
     }
     /// A page-walk cache answered with the table of level `to`, in a table of
     /// `levels`: in row `to.guest` if that is in the host dimension, otherwise
@@ -136,28 +153,84 @@ impl Grid {
     pub fn add(&mut self, other: &Grid) {
         let mine = self.references.as_flattened_mut().iter_mut();
         mine.zip(other.references.as_flattened()).for_each(|(m, t)| *m += t);
+        let mine = self.ticks.as_flattened_mut().iter_mut();
+        mine.zip(other.ticks.as_flattened()).for_each(|(m, t)| *m += t);
         let mine = self.skips.as_flattened_mut().as_flattened_mut().iter_mut();
         mine.zip(other.skips.as_flattened().as_flattened()).for_each(|(m, t)| *m += t);
     }
 }
 
-/// A histogram by powers of two: bucket `i` counts values in `[2^i, 2^(i+1))`, bucket 0 also 0.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Log2Histogram(pub [u64; 24]);
+/// Buckets of a [`LatencyHistogram`].
+const BUCKETS: usize = 92;
 
-impl Log2Histogram {
+/// A histogram of cycles: four buckets to each power of two, so that a bucket is at most a quarter
+/// of its values wide; 0 to 3 have one each. The last one holds all that is longer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LatencyHistogram([u64; BUCKETS]);
+
+impl Default for LatencyHistogram {
+    fn default() -> Self {
+        LatencyHistogram([0; BUCKETS])
+    }
+}
+
+impl LatencyHistogram {
     /// Counts one value.
     #[inline(always)]
     pub fn count(&mut self, value: u64) {
-        self.0[((63 - (value | 1).leading_zeros()) as usize).min(23)] += 1;
+        self.0[Self::bucket(value)] += 1;
+    }
+    #[inline(always)]
+    fn bucket(value: u64) -> usize {
+        if value < 4 {
+            return value as usize;
+        }
+        let power = 63 - value.leading_zeros() as usize;
+        ((power - 1) * 4 + (value >> (power - 2) & 3) as usize).min(BUCKETS - 1)
+    }
+    /// The first value of a bucket.
+    fn start(bucket: usize) -> u64 {
+        if bucket < 4 { bucket as u64 } else { (4 + bucket as u64 % 4) << (bucket / 4 - 1) }
+    }
+    /// Buckets that counted something: their first value, the first of the next one, and how many.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        let all = self.0.iter().enumerate();
+        all.filter(|(_, n)| **n > 0).map(|(i, n)| (Self::start(i), Self::start(i + 1), *n))
     }
     /// Adds another histogram.
-    pub fn add(&mut self, other: &Log2Histogram) {
+    pub fn add(&mut self, other: &LatencyHistogram) {
         self.0.iter_mut().zip(&other.0).for_each(|(m, t)| *m += t);
+    }
+    /// What was counted since `before`, an earlier state of this one.
+    #[must_use]
+    pub fn since(&self, before: &LatencyHistogram) -> LatencyHistogram {
+        let mut new = self.clone();
+        new.0.iter_mut().zip(&before.0).for_each(|(n, b)| *n -= b);
+        new
     }
     /// Values counted.
     pub fn total(&self) -> u64 {
         self.0.iter().sum()
+    }
+    /// The value that `share` (0 to 1) of all values do not exceed: as far as the buckets tell, the last of its bucket.
+    pub fn quantile(&self, share: f64) -> u64 {
+        let wanted = (share * self.total() as f64).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        for (bucket, n) in self.0.iter().enumerate() {
+            seen += n;
+            if seen >= wanted {
+                return Self::start(bucket + 1) - 1;
+            }
+        }
+        0
+    }
+    /// The same by powers of two: `i` counts values in `[2^i, 2^(i+1))`, 0 also 0.
+    pub fn by_powers(&self) -> [u64; 24] {
+        let mut powers = [0; 24];
+        for (bucket, n) in self.0.iter().enumerate() {
+            powers[Self::start(bucket).max(1).ilog2() as usize] += n;
+        }
+        powers
     }
 }
 
@@ -197,9 +270,7 @@ pub struct Counters {
     /// Data accesses and fetches by where their line was found ([`Served::L1`] on).
     pub data: [u64; 7],
     /// Latency of walks that ended in a leaf, in cycles.
-    pub walk_cycles: Log2Histogram,
-    /// Ticks of the walker's references to the process's table (or natively, to the only one), and to the VM's.
-    pub dimension_ticks: [u64; 2],
+    pub walk_cycles: LatencyHistogram,
     /// Cycles of second-level TLB hits, not hidden by anything.
     pub stlb_hit_cycles: u64,
 }
@@ -224,7 +295,44 @@ impl Counters {
         self.checks.iter_mut().zip(&o.checks).for_each(|(m, t)| *m += t);
         self.data.iter_mut().zip(&o.data).for_each(|(m, t)| *m += t);
         self.walk_cycles.add(&o.walk_cycles);
-        self.dimension_ticks.iter_mut().zip(&o.dimension_ticks).for_each(|(m, t)| *m += t);
         self.stlb_hit_cycles += o.stlb_hit_cycles;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_value_is_in_the_bucket_that_holds_it() {
+        let mut last = 0;
+        for value in
+            (0..5000).chain((12..24).flat_map(|p| [(1 << p) - 1, 1 << p, (1 << p) + 12345 % (1 << p)]))
+        {
+            let bucket = LatencyHistogram::bucket(value);
+            assert!(LatencyHistogram::start(bucket) <= value, "{value}");
+            assert!(value < LatencyHistogram::start(bucket + 1) || bucket == BUCKETS - 1, "{value}");
+            last = last.max(bucket);
+        }
+        assert_eq!(last, BUCKETS - 1);
+        assert_eq!(LatencyHistogram::bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_are_those_of_a_sorted_list_within_a_bucket() {
+        let mut values: Vec<u64> = (0..1000).map(|i| i * i % 7919 + 20).collect();
+        let mut histogram = LatencyHistogram::default();
+        values.iter().for_each(|v| histogram.count(*v));
+        values.sort_unstable();
+        for (share, at) in [(0.0, 0), (0.5, 499), (0.9, 899), (0.99, 989), (1.0, 999)] {
+            let (exact, found) = (values[at], histogram.quantile(share));
+            assert!(exact <= found && found < exact + exact / 4 + 1, "{share}: {exact}, found {found}");
+        }
+        assert_eq!(histogram.by_powers().iter().sum::<u64>(), 1000);
+        let small = values.iter().filter(|v| (32..64).contains(*v)).count() as u64;
+        assert_eq!(histogram.by_powers()[5], small);
+        let before = histogram.clone();
+        histogram.count(77);
+        assert_eq!(histogram.since(&before).buckets().collect::<Vec<_>>(), [(64, 80, 1)]);
     }
 }

@@ -48,8 +48,7 @@ impl Port for WalkPort<'_> {
     #[inline(always)]
     fn reference(&mut self, cell: Cell, at: Hpa) {
         let (served, latency) = self.path.load(at.raw() >> 6, self.time);
-        self.counters.grid.count(cell, served);
-        self.counters.dimension_ticks[usize::from(cell.host > 0)] += latency;
+        self.counters.grid.count(cell, served, latency);
         // Each level's address comes from the one before: walks are serial.
         self.time += latency;
     }

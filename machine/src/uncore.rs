@@ -7,7 +7,7 @@ use crate::timing::Ticks;
 use paging::NodeId;
 
 /// Last-level caches and memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Uncore {
     /// One a socket.
     pub(crate) llc: Vec<Cache>,

@@ -47,6 +47,8 @@ pub enum Command {
         #[arg(short, long, default_value = "native")]
         system: String,
         #[command(flatten)]
+        look: Look,
+        #[command(flatten)]
         experiment: Experiment,
     },
     /// Run several systems on the same accesses, side by side.
@@ -57,6 +59,8 @@ pub enum Command {
         #[arg(required = true, num_args = 1..)]
         systems: Vec<String>,
         #[command(flatten)]
+        look: Look,
+        #[command(flatten)]
         experiment: Experiment,
     },
     /// Draw the walk of one address, step by step.
@@ -66,10 +70,14 @@ pub enum Command {
     /// warm, with every reference in its place in the grid, what was skipped
     /// and why, where each was served, and its cycles.
     Explain {
-        /// The system.
-        system: String,
+        /// The system, or several with commas between, side by side where the terminal is wide enough.
+        #[arg(value_delimiter = ',', num_args = 1, required = true)]
+        system: Vec<String>,
         /// The virtual address, decimal or 0x….
         address: String,
+        /// Whose address: the number of the input's process.
+        #[arg(long, default_value_t = 0)]
+        process: u16,
         #[command(flatten)]
         experiment: Experiment,
     },
@@ -98,12 +106,45 @@ pub enum Command {
         /// What.
         #[command(subcommand)]
         what: Reproduced,
+        /// Write a report to this file too: one HTML page that opens offline.
+        #[arg(long, value_name = "FILE", global = true)]
+        html: Option<PathBuf>,
     },
     /// List what there is to choose from.
     List {
         /// Of what.
         what: Listed,
     },
+    /// Print a script that completes commands in a shell.
+    ///
+    /// For bash: `pagewalk completions bash > ~/.local/share/bash-completion/completions/pagewalk`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages, one a command, into a directory.
+    Man {
+        /// The directory; it is made if it is not there.
+        directory: PathBuf,
+    },
+}
+
+/// How closely a run is looked at.
+#[derive(Debug, Args, Clone, Default)]
+#[command(next_help_heading = "Look")]
+pub struct Look {
+    /// Write a report to this file: one HTML page that opens offline, with charts, a walk explorer and maps of memory.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Watch the systems at work, in the style of `top`.
+    #[arg(long)]
+    pub watch: bool,
+    /// Write a timeline of walks for Perfetto (ui.perfetto.dev) to this file.
+    #[arg(long, value_name = "FILE")]
+    pub perfetto: Option<PathBuf>,
+    /// How many walks of each core the timeline has, from the end of the warm-up on.
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = count, requires = "perfetto")]
+    pub perfetto_walks: u64,
 }
 
 /// What is recorded, and where to.

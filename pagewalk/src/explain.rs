@@ -2,70 +2,109 @@
 
 use crate::cli::Output;
 use crate::inputs::Input;
+use crate::progress::Bar;
+use crate::terminal;
 use anyhow::{Context, Result, anyhow};
-use lab::experiment::{self, Experiment};
+use lab::System;
+use lab::experiment::{self, Experiment, Progress};
+use lab::look::{StepView, WalkView};
 use lab::world::{Plan, World};
 use machine::explain::{Explained, What};
-use machine::input::{Block, More};
-use machine::metrics::Served;
+use machine::input::{Block, More, Setup};
 use paging::{Dim, Va};
 use std::fmt::Write;
 
-/// Runs the warm-up, then walks for `address` cold and warm, and prints both.
-pub fn explain(experiment: &Experiment, input: &Input, address: &str, output: Output) -> Result<()> {
+/// Runs the warm-up under each system, then walks for `address` cold and warm, and prints both.
+pub fn explain(
+    experiment: &Experiment,
+    input: &Input,
+    process: u16,
+    address: &str,
+    output: Output,
+) -> Result<()> {
     let digits = address.trim_start_matches("0x");
     let radix = if digits.len() == address.len() { 10 } else { 16 };
     let raw = u64::from_str_radix(&digits.replace('_', ""), radix)
         .map_err(|_| anyhow!("`{address}` is no address; write it decimal or as 0x…"))?;
     let va = Va::new(raw);
-    let system = experiment.systems[0];
-    anyhow::ensure!(
-        va.is_canonical(system.kernel.levels),
-        "{address} is not canonical: with {} levels, addresses have {} bits",
-        system.kernel.levels,
-        12 + 9 * system.kernel.levels
-    );
+    let mut texts = Vec::new();
+    let mut documents = Vec::new();
+    for system in &experiment.systems {
+        anyhow::ensure!(
+            va.is_canonical(system.kernel.levels),
+            "{address} is not canonical: with {} levels, addresses have {} bits",
+            system.kernel.levels,
+            12 + 9 * system.kernel.levels
+        );
+        let (mut world, setup, seen) = warmed(experiment, *system, input, output)?;
+        let context = || {
+            let regions: Vec<String> = setup
+                .processes
+                .iter()
+                .flat_map(|p| &p.regions)
+                .map(|r| format!("  {:#x}..{:#x}  {}", r.start.raw(), r.start.raw() + r.len, r.name))
+                .collect();
+            format!("{address} under {system}; mapped are\n{}", regions.join("\n"))
+        };
+        let cold = world.explain(process, va, true).with_context(context)?;
+        let warm = world.explain(process, va, false).with_context(context)?;
+        documents.push(serde_json::json!({
+            "schema": SCHEMA,
+            "system": system.to_string(),
+            "machine": experiment.profile.name,
+            "workload": setup.name,
+            "seed": experiment.seed,
+            "warmup": seen,
+            "process": process,
+            "address": format!("{raw:#x}"),
+            "cold": world.walk_view(&cold),
+            "warm": world.walk_view(&warm),
+        }));
+        let mut text = format!("{system}: the walk for {raw:#x}, after {seen} accesses of {}\n", setup.name);
+        for (walk, what) in
+            [(&cold, "with empty page-walk caches"), (&warm, "again, with what that left behind")]
+        {
+            let _ = write!(text, "\n{what}: {} references, {} cycles\n", walk.references(), walk.cycles());
+            text +=
+                &grid(walk, system.is_virtual() && system.translation == lab::system::Translation::Nested);
+            text += &steps(walk, &world.walk_view(walk));
+        }
+        texts.push(text);
+    }
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&documents)? + "\n"));
+    }
+    crate::print(&terminal::beside(&texts, terminal::width(&std::io::stdout())))
+}
+
+/// Version of the shape of what `explain --json` prints.
+const SCHEMA: u32 = 2;
+
+/// A world after the warm-up, what it began from, and how many accesses it has seen.
+fn warmed(
+    experiment: &Experiment,
+    system: System,
+    input: &Input,
+    output: Output,
+) -> Result<(World, Setup, u64)> {
     let mut source = input.open(experiment.seed)?;
     let mut setup = source.setup()?;
     let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
     let plan = Plan { placing, ..experiment::plan(experiment, system, &setup)? };
+    let bar = Bar::new(output.quiet);
     let mut world = World::new(plan, &setup)?;
     let (mut block, mut seen) = (Block::new(), 0);
     while seen < experiment.warmup {
         let more = source.fill(&mut block)?;
         seen += block.accesses.len() as u64;
         world.run(&block)?;
+        let _ = bar.show(Progress { accesses: seen, total: Some(experiment.warmup), misses: 0 });
         if more == More::No {
             break;
         }
     }
-    let regions: Vec<String> = setup
-        .processes
-        .iter()
-        .flat_map(|p| &p.regions)
-        .map(|r| format!("  {:#x}..{:#x}  {}", r.start.raw(), r.start.raw() + r.len, r.name))
-        .collect();
-    let context = || format!("{address} under {system}; mapped are\n{}", regions.join("\n"));
-    let cold = world.explain(0, va, true).with_context(context)?;
-    let warm = world.explain(0, va, false).with_context(context)?;
-    if output.json {
-        let json = serde_json::json!({
-            "schema": lab::outcome::SCHEMA,
-            "system": system.to_string(),
-            "address": address,
-            "cold": json(&cold),
-            "warm": json(&warm),
-        });
-        return crate::print(&(serde_json::to_string_pretty(&json)? + "\n"));
-    }
-    let mut text = format!("{system}: the walk for {raw:#x}, after {seen} accesses of {}\n", setup.name);
-    for (walk, what) in [(&cold, "with empty page-walk caches"), (&warm, "again, with what that left behind")]
-    {
-        let _ = write!(text, "\n{what}: {} references, {} cycles\n", walk.references(), walk.cycles());
-        text += &grid(walk, system.is_virtual() && system.translation == lab::system::Translation::Nested);
-        text += &steps(walk);
-    }
-    crate::print(&text)
+    bar.end();
+    Ok((world, setup, seen))
 }
 
 /// The grid: a row a guest level, a column a host level; each cell where the
@@ -126,36 +165,40 @@ fn cell(walk: &Explained, guest: u8, host: u8) -> String {
     ".".to_string()
 }
 
-fn steps(walk: &Explained) -> String {
+fn steps(walk: &Explained, view: &WalkView) -> String {
     let mut text = String::from("\n");
-    for (n, step) in walk.steps.iter().enumerate() {
-        let what = match step.what {
-            What::Reference { cell, at, node, served } => {
-                let entry = match (cell.guest, cell.host) {
-                    (level, 0) => format!("entry of the process's level-{level} table"),
-                    (0, level) => format!("entry of the VM's level-{level} table, for the data page"),
-                    (row, level) => {
-                        format!("entry of the VM's level-{level} table, for the process's level-{row} table")
-                    }
+    for (n, step) in view.steps.iter().enumerate() {
+        let (cycles, what) = match step {
+            StepView::Reference { guest, host, hpa, gpa, node, served, entry, cycles } => {
+                let table = match (guest, host) {
+                    (level, 0) => format!("process's level {level}"),
+                    (0, level) => format!("VM's level {level}, for the data page"),
+                    (row, level) => format!("VM's level {level}, for the process's level {row}"),
                 };
-                let place = match served {
-                    Served::Local | Served::Remote => format!("{} memory, node {}", served.name(), node.0),
-                    _ => served.name().to_string(),
-                };
-                format!("load {:#014x}  {entry}  from {place}", at.raw())
+                let gpa = gpa.filter(|_| *host == 0).map_or(String::new(), |gpa| format!(", gPA {gpa:#x}"));
+                let what = format!(
+                    "load {hpa:#014x}  {table}: entry {} of frame {:#x}{gpa}, node {node}, from {served}; {}",
+                    (hpa & 4095) / 8,
+                    hpa >> 12,
+                    bits(entry.0, (*guest).max(*host) > 1)
+                );
+                (cycles, what)
             }
-            What::WalkCache { dim, down_to, from, .. } => {
-                let table = if dim == Dim::Guest { "process's" } else { "VM's" };
-                format!("page-walk cache knows the {table} path: levels {from} to {down_to} are skipped")
+            StepView::WalkCache { host_dimension, skipped_from, skipped_to, cycles, .. } => {
+                let table = if *host_dimension { "VM's" } else { "process's" };
+                let what = format!(
+                    "page-walk cache knows the {table} path: levels {skipped_from} to {skipped_to} are skipped"
+                );
+                (cycles, what)
             }
-            What::NestedTlb { gpa, row } => {
+            StepView::NestedTlb { gpa, row, cycles } => {
                 let of =
-                    if row == 0 { "the data page".to_string() } else { format!("the level-{row} table") };
-                format!("nested TLB knows gPA {:#x} of {of}: its host walk is skipped", gpa.raw())
+                    if *row == 0 { "the data page".to_string() } else { format!("the level-{row} table") };
+                (cycles, format!("nested TLB knows gPA {gpa:#x} of {of}: its host walk is skipped"))
             }
-            What::Check(check) => format!("check {check:?}"),
+            StepView::Check { check, cycles } => (cycles, format!("check {check}")),
         };
-        let _ = writeln!(text, "  {:>2}. {:>5} cycles  {what}", n + 1, step.cycles);
+        let _ = writeln!(text, "  {:>2}. {cycles:>5} cycles  {what}", n + 1);
     }
     if let Ok(leaf) = walk.end {
         let _ = writeln!(
@@ -169,26 +212,10 @@ fn steps(walk: &Explained) -> String {
     text
 }
 
-fn json(walk: &Explained) -> serde_json::Value {
-    let steps: Vec<_> = walk
-        .steps
-        .iter()
-        .map(|step| match step.what {
-            What::Reference { cell, at, node, served } => serde_json::json!({
-                "step": "reference", "guest": cell.guest, "host": cell.host, "hpa": at.raw(),
-                "node": node.0, "served": served.name(), "cycles": step.cycles,
-            }),
-            What::WalkCache { dim, row, down_to, from } => serde_json::json!({
-                "step": "walk-cache", "host_dimension": dim == Dim::Host, "row": row,
-                "skipped_from": from, "skipped_to": down_to, "cycles": step.cycles,
-            }),
-            What::NestedTlb { row, gpa } => serde_json::json!({
-                "step": "nested-tlb", "row": row, "gpa": gpa.raw(), "cycles": step.cycles,
-            }),
-            What::Check(check) => serde_json::json!({
-                "step": "check", "check": format!("{check:?}"), "cycles": step.cycles,
-            }),
-        })
-        .collect();
-    serde_json::json!({ "references": walk.references(), "cycles": walk.cycles(), "steps": steps })
+/// An entry as people write it: where it points, and its flags.
+fn bits(entry: u64, inner: bool) -> String {
+    const FLAGS: [(u32, &str); 7] = [(0, "P"), (1, "W"), (2, "U"), (5, "A"), (6, "D"), (7, "PS"), (63, "NX")];
+    let set = |(bit, name): &(u32, &str)| entry >> bit & 1 == 1 && (*name != "PS" || inner);
+    let flags: Vec<&str> = FLAGS.iter().filter(|flag| set(flag)).map(|(_, name)| *name).collect();
+    format!("→ {:#x} {}", entry >> 12 & 0xff_ffff_ffff, flags.join(" "))
 }

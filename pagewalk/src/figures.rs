@@ -5,10 +5,11 @@ use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lab::figures::{self, Cell, Figure, Options};
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 /// Runs the cells that are asked for and prints them.
-pub fn print(all: &[Figure], args: &Figures, output: Output) -> Result<()> {
+pub fn print(all: &[Figure], args: &Figures, html: Option<&Path>, output: Output) -> Result<()> {
     let chosen = chosen(all, args)?;
     let mut cells = Vec::new();
     for figure in &chosen {
@@ -17,15 +18,19 @@ pub fn print(all: &[Figure], args: &Figures, output: Output) -> Result<()> {
     if cells.iter().all(Vec::is_empty) {
         bail!("no figure has such a workload or configuration");
     }
-    if output.json {
-        let cells: Vec<&Cell> = cells.iter().flatten().collect();
-        return crate::print(&(serde_json::to_string_pretty(&cells)? + "\n"));
-    }
     let mut text = String::new();
     for (figure, cells) in chosen.iter().zip(&cells).filter(|(_, cells)| !cells.is_empty()) {
         text += &table(figure, cells);
     }
     text += &summary(&cells);
+    if let Some(file) = html {
+        crate::html::figures(&chosen, &cells, &text).write(file)?;
+        crate::said(file, output);
+    }
+    if output.json {
+        let cells: Vec<&Cell> = cells.iter().flatten().collect();
+        return crate::print(&(serde_json::to_string_pretty(&cells)? + "\n"));
+    }
     crate::print(&text)
 }
 

@@ -1,11 +1,12 @@
 //! Real programs: captured to a file, or simulated while they run.
 
 use crate::cli::{self, Output, RecordArgs, Route, StartSignal};
-use crate::progress::Line;
+use crate::progress::{Line, View};
 use crate::report::thousands;
 use anyhow::{Result, bail, ensure};
 use lab::Outcome;
 use lab::experiment::{self, Experiment};
+use lab::look::{Look, Sight};
 use machine::input::{Block, More, Setup, Source, SourceError};
 use rustix::process::Signal;
 use std::ffi::OsString;
@@ -145,17 +146,27 @@ fn progress(accesses: u64, pages: u64, rate: f64) -> String {
     format!("{} accesses, {} pages, {:.1} M/s", thousands(accesses), thousands(pages), rate / 1e6)
 }
 
-/// Runs an experiment on a program while the program runs; what came out, and the status that is to be ours.
-pub fn simulate(experiment: &Experiment, program: &Program, output: Output) -> Result<(Vec<Outcome>, u8)> {
+/// Runs an experiment on a program while the program runs; what was seen, and the status that is to be ours.
+pub fn simulate(
+    experiment: &Experiment,
+    look: &Look,
+    program: &Program,
+    view: &mut View,
+    output: Output,
+) -> Result<(Vec<(Outcome, Sight)>, u8)> {
     let mut source = program.start()?;
     program.say_when(output);
-    let mut watched = Watched::new(&mut source, Line::new(output.quiet));
-    let outcomes = experiment::run(experiment, &mut watched, &mut |_| ControlFlow::Continue(()));
+    // The program is on the same terminal: its line gives way to it, which a bar does not.
+    let mut watched = Watched::new(&mut source, Line::new(output.quiet || view.is_watch()));
+    let seen = experiment::run_and_look(experiment, look, &mut watched, &mut |p| match view {
+        View::Watch(_) => view.show(p),
+        View::Bar(_) => ControlFlow::Continue(()),
+    });
     watched.line.end();
-    let outcomes = outcomes?;
+    let seen = seen?;
     let summary = source.finish()?;
     account(&summary, output)?;
-    Ok((outcomes, status(&summary)))
+    Ok((seen, status(&summary)))
 }
 
 /// How often the line is renewed.

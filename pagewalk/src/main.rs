@@ -3,22 +3,30 @@
 mod cli;
 mod explain;
 mod figures;
+mod html;
 mod inputs;
 mod live;
+mod perfetto;
 mod progress;
 mod report;
 mod reproduce;
 mod segments;
+mod shells;
+mod terminal;
 mod traces;
 mod tracetext;
+mod watch;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use cli::{Cli, Command, Listed, Output, Reproduced};
 use lab::Outcome;
 use lab::experiment;
+use lab::look::Board;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// The systems of the main job.
 const MAIN_JOB: [&str; 6] = ["native", "native-thp", "nested", "nested-thp-4k", "nested-thp-thp", "shadow"];
@@ -50,67 +58,99 @@ fn run(cli: Cli) -> Result<u8> {
     let done = |result: Result<()>| result.map(|()| 0);
     match cli.command {
         None => done(main_job(output)),
-        Some(Command::Run { system, experiment }) => simulate(&[system], &experiment, output),
-        Some(Command::Compare { systems, experiment }) => simulate(&systems, &experiment, output),
-        Some(Command::Explain { system, address, experiment }) => {
-            let (experiment, input) = inputs::experiment(&[system], &experiment)?;
-            done(explain::explain(&experiment, &input, &address, output))
+        Some(Command::Run { system, look, experiment }) => simulate(&[system], &experiment, &look, output),
+        Some(Command::Compare { systems, look, experiment }) => {
+            simulate(&systems, &experiment, &look, output)
+        }
+        Some(Command::Explain { system, address, process, experiment }) => {
+            let (experiment, input) = inputs::experiment(&system, &experiment)?;
+            done(explain::explain(&experiment, &input, process, &address, output))
         }
         Some(Command::Record(args)) => live::record(&args, output),
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),
         Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
-        Some(Command::Reproduce { what: Reproduced::Gups }) => done(reproduce::gups(output)),
-        Some(Command::Reproduce { what: Reproduced::Mitosis(figures) }) => {
-            done(figures::print(&lab::figures::MITOSIS_FIGURES, &figures, output))
-        }
-        Some(Command::Reproduce { what: Reproduced::Vmitosis(figures) }) => {
-            done(figures::print(&lab::figures::VMITOSIS_FIGURES, &figures, output))
-        }
-        Some(Command::Reproduce { what: Reproduced::DirectSegments { classes, footprint } }) => {
-            done(segments::direct_segments(&classes, &footprint, output))
-        }
-        Some(Command::Reproduce { what: Reproduced::TlbCurve { columns } }) => {
-            done(reproduce::curve(&columns, output))
-        }
-        Some(Command::Reproduce { what: Reproduced::Ptemagnet(args) }) => {
-            done(reproduce::ptemagnet(&args, output))
-        }
+        Some(Command::Reproduce { what, html }) => done(reproduce(what, html.as_deref(), output)),
         Some(Command::List { what }) => done(list(what, output)),
+        Some(Command::Completions { shell }) => done(shells::completions(shell)),
+        Some(Command::Man { directory }) => done(shells::man(&directory)),
+    }
+}
+
+fn reproduce(what: Reproduced, html: Option<&Path>, output: Output) -> Result<()> {
+    match what {
+        Reproduced::Gups => reproduce::gups(html, output),
+        Reproduced::Mitosis(args) => figures::print(&lab::figures::MITOSIS_FIGURES, &args, html, output),
+        Reproduced::Vmitosis(args) => figures::print(&lab::figures::VMITOSIS_FIGURES, &args, html, output),
+        Reproduced::DirectSegments { classes, footprint } => {
+            segments::direct_segments(&classes, &footprint, html, output)
+        }
+        Reproduced::TlbCurve { columns } => reproduce::curve(&columns, html, output),
+        Reproduced::Ptemagnet(args) => reproduce::ptemagnet(&args, html, output),
     }
 }
 
 /// What `pagewalk` does when it is told nothing.
 fn main_job(output: Output) -> Result<()> {
     let args = cli::Experiment::default_for("cascade-lake");
-    let (experiment, input) = inputs::experiment(&MAIN_JOB.map(String::from), &args)?;
-    let outcomes = outcomes(&experiment, &input, output)?;
-    print_outcomes(&outcomes, output)
+    simulate(&MAIN_JOB.map(String::from), &args, &cli::Look::default(), output).map(|_| ())
 }
 
+/// Pages whose walks a report has, over all systems: each takes up to 2 KB.
+const PAGES: usize = 1800;
+
 /// Runs systems on an input and prints what came out; with a live program, its exit status is ours.
-fn simulate(systems: &[String], args: &cli::Experiment, output: Output) -> Result<u8> {
+fn simulate(systems: &[String], args: &cli::Experiment, look: &cli::Look, output: Output) -> Result<u8> {
     let (experiment, input) = inputs::experiment(systems, args)?;
     if let Some(layout) = experiment.layout.as_ref().filter(|_| !output.quiet) {
         eprintln!("{}", layout.says());
     }
-    let (outcomes, status) = match &input {
-        inputs::Input::Live(program) => live::simulate(&experiment, program, output)?,
-        input => (outcomes(&experiment, input, output)?, 0),
+    for file in [&look.html, &look.perfetto].into_iter().flatten() {
+        writable(file)?;
+    }
+    let board = Arc::new(Board::default());
+    let lab_look = lab::look::Look {
+        board: Some(Arc::clone(&board)),
+        pages: look.html.as_ref().map(|_| (PAGES / experiment.systems.len().max(1)).clamp(16, 512)),
+        walks: look.perfetto.as_ref().map_or(0, |_| look.perfetto_walks as usize),
     };
+    let mut view = match look.watch {
+        true => progress::View::Watch(watch::Watch::new(board)),
+        false => progress::View::Bar(progress::Bar::new(output.quiet)),
+    };
+    let (seen, status) = match &input {
+        inputs::Input::Live(program) => live::simulate(&experiment, &lab_look, program, &mut view, output)?,
+        input => {
+            let mut source = input.open(experiment.seed)?;
+            let seen = experiment::run_and_look(&experiment, &lab_look, &mut *source, &mut |p| view.show(p))?;
+            (seen, 0)
+        }
+    };
+    view.end();
+    if let Some(file) = &look.html {
+        let lead = report::meaning(seen.iter().map(|(outcome, _)| outcome));
+        html::compare(&experiment, &seen, lead).write(file)?;
+        said(file, output);
+    }
+    if let Some(file) = &look.perfetto {
+        perfetto::write(&seen, file)?;
+        said(file, output);
+    }
+    let outcomes: Vec<Outcome> = seen.into_iter().map(|(outcome, _)| outcome).collect();
     print_outcomes(&outcomes, output)?;
     Ok(status)
 }
 
-fn outcomes(
-    experiment: &experiment::Experiment,
-    input: &inputs::Input,
-    output: Output,
-) -> Result<Vec<Outcome>> {
-    let mut source = input.open(experiment.seed)?;
-    let progress = progress::Bar::new(output.quiet);
-    let outcomes = experiment::run(experiment, &mut *source, &mut |p| progress.show(p))?;
-    progress.end();
-    Ok(outcomes)
+/// Fails before a long run, not after it, if a file cannot be written.
+pub(crate) fn writable(file: &Path) -> Result<()> {
+    let open = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(file);
+    open.map(|_| ()).with_context(|| format!("cannot write `{}`", file.display()))
+}
+
+/// Tells where something was written.
+pub(crate) fn said(file: &Path, output: Output) {
+    if !output.quiet {
+        eprintln!("wrote {}", file.display());
+    }
 }
 
 fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
@@ -130,9 +170,9 @@ fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
         );
     }
     text += &report::table_dumps(outcomes);
-    text += &report::comparison(outcomes);
+    text += &report::comparison(outcomes, terminal::width(&io::stdout()), terminal::colors());
     text.push('\n');
-    if let Some(sentence) = report::meaning(outcomes) {
+    if let Some(sentence) = report::meaning(outcomes.iter()) {
         text += &format!("\n{sentence}\n");
     }
     if let Some(checked) = outcomes.first().and_then(|o| o.verified) {

@@ -1,10 +1,45 @@
 //! Progress of long work: on a terminal, and only there.
 
+use crate::report::thousands;
+use crate::watch::Watch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lab::experiment::Progress;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::time::Duration;
+
+/// How a run is shown while it goes on.
+#[derive(Debug)]
+pub enum View {
+    /// A bar.
+    Bar(Bar),
+    /// All systems.
+    Watch(Watch),
+}
+
+impl View {
+    /// Shows how far the work is.
+    pub fn show(&mut self, progress: Progress) -> ControlFlow<()> {
+        match self {
+            View::Bar(bar) => bar.show(progress),
+            View::Watch(watch) => {
+                watch.show(progress);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+    /// Whether it has the terminal for itself.
+    pub fn is_watch(&self) -> bool {
+        matches!(self, View::Watch(_))
+    }
+    /// The work is done.
+    pub fn end(&mut self) {
+        match self {
+            View::Bar(bar) => bar.end(),
+            View::Watch(watch) => watch.end(),
+        }
+    }
+}
 
 /// A line on standard error that says how far the work is, how fast, and how
 /// long it will take.
@@ -17,7 +52,7 @@ impl Bar {
         let target =
             if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style("{spinner} {human_pos} accesses, {per_sec}, {elapsed}"));
+        bar.set_style(style("{spinner} {human_pos} accesses, {per_sec}, {elapsed}{msg}"));
         bar.enable_steady_tick(Duration::from_millis(100));
         Bar(bar)
     }
@@ -26,18 +61,23 @@ impl Bar {
     pub fn show(&self, progress: Progress) -> ControlFlow<()> {
         if let (Some(total), None) = (progress.total, self.0.length()) {
             self.0.set_length(total);
-            self.0.set_style(style("{bar:30} {human_pos} of {human_len} accesses, {per_sec}, {eta} left"));
+            self.0
+                .set_style(style("{bar:30} {human_pos} of {human_len} accesses, {per_sec}, {eta} left{msg}"));
         }
         self.0.set_position(progress.accesses);
+        if progress.misses > 0 {
+            self.0.set_message(format!(", {} STLB misses", thousands(progress.misses)));
+        }
         ControlFlow::Continue(())
     }
 
     /// A new piece of work of the same kind begins.
     pub fn what(&self, name: &str) {
-        self.0.set_message(name.to_string());
+        self.0.set_prefix(name.to_string());
+        self.0.set_message("");
         self.0.reset();
         self.0.unset_length();
-        self.0.set_style(style("{spinner} {msg}: {human_pos} accesses, {per_sec}, {elapsed}"));
+        self.0.set_style(style("{spinner} {prefix}: {human_pos} accesses, {per_sec}, {elapsed}{msg}"));
     }
 
     /// Takes the line away.

@@ -1,20 +1,62 @@
 //! Results as a person reads them.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use lab::outcome::{Outcome, ServedCounts};
 
-/// Several systems on the same accesses, one column each.
-pub fn comparison(outcomes: &[Outcome]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+/// Several systems on the same accesses, one column each; where the terminal is too narrow, as many tables as it takes.
+pub fn comparison(outcomes: &[Outcome], width: Option<usize>, colors: bool) -> String {
     let Some(base) = outcomes.first() else { return String::new() };
+    for columns in (1..=outcomes.len()).rev() {
+        let tables: Vec<Table> = outcomes.chunks(columns).map(|some| table(base, some, outcomes)).collect();
+        let wide = |table: &Table| plain(table).lines().map(|line| line.chars().count()).max().unwrap_or(0);
+        if columns == 1 || width.is_none_or(|width| tables.iter().all(|table| wide(table) <= width)) {
+            let text = |mut table: Table| {
+                if colors {
+                    table.enforce_styling();
+                    trimmed(&table)
+                } else {
+                    plain(&table)
+                }
+            };
+            return tables.into_iter().map(text).collect::<Vec<_>>().join("\n\n");
+        }
+    }
+    String::new()
+}
+
+fn trimmed(table: &Table) -> String {
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+fn plain(table: &Table) -> String {
+    let mut table = table.clone();
+    table.force_no_tty();
+    trimmed(&table)
+}
+
+/// The columns of `outcomes`; rows are those that any of `all` has something for.
+fn table(base: &Outcome, outcomes: &[Outcome], all: &[Outcome]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let bold = |text: &str| Cell::new(text).add_attribute(Attribute::Bold);
+    let names = outcomes.iter().map(|o| bold(&o.system));
+    table.add_row(std::iter::once(bold("")).chain(names).collect::<Vec<_>>());
+    // Said by the number too: colour alone says nothing.
+    let slowdown = |o: &Outcome| {
+        let cell = bold(&format!("{:.2}x", o.slowdown(base)));
+        match o.slowdown(base) {
+            x if x < 0.995 => cell.fg(Color::Green),
+            x if x > 1.005 => cell.fg(Color::Red),
+            _ => cell,
+        }
+    };
+    let cells = outcomes.iter().map(slowdown);
+    table.add_row(std::iter::once(Cell::new("slow-down against the first")).chain(cells).collect::<Vec<_>>());
     let mut row = |name: &str, value: &dyn Fn(&Outcome) -> String| {
         let mut cells = vec![name.to_string()];
         cells.extend(outcomes.iter().map(value));
         table.add_row(cells);
     };
-    row("", &|o| o.system.clone());
-    row("slow-down against the first", &|o| format!("{:.2}x", o.slowdown(base)));
     row("cycles per access", &|o| format!("{:.1}", o.cycles_per_access()));
     row("translation, share of cycles", &|o| format!("{:.1} %", 100.0 * o.translation.share));
     row("kernel and hypervisor, share", &|o| {
@@ -24,14 +66,13 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     row("L1 TLB misses per 1000 accesses", &|o| format!("{:.1}", o.tlb.l1_per_thousand));
     row("STLB misses per 1000 accesses", &|o| format!("{:.2}", o.tlb.stlb_per_thousand));
     row("references per walk", &|o| format!("{:.2}", o.walks.references_per_walk));
-    let levels =
-        outcomes.iter().flat_map(|o| o.walks.grid.iter()).map(|c| c.guest.max(c.host)).max().unwrap_or(4);
+    let levels = all.iter().flat_map(|o| o.walks.grid.iter()).map(|c| c.guest.max(c.host)).max().unwrap_or(4);
     for level in (1..=levels).rev() {
         row(&format!("  process's table, level {level}"), &|o| {
             per_walk(o, &|guest, host| guest == level && host == 0)
         });
     }
-    if outcomes.iter().any(|o| o.walks.grid.iter().any(|c| c.host > 0)) {
+    if all.iter().any(|o| o.walks.grid.iter().any(|c| c.host > 0)) {
         for level in (1..=levels).rev() {
             row(&format!("  VM's table, level {level}"), &|o| per_walk(o, &|_, host| host == level));
         }
@@ -47,17 +88,17 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
         ("  served by remote memory", |s| s.remote),
     ];
     for (name, get) in served {
-        if outcomes.iter().any(|o| get(&o.walks.total) > 0) {
+        if all.iter().any(|o| get(&o.walks.total) > 0) {
             row(name, &|o| number(get(&o.walks.total) as f64 / o.walks.completed.max(1) as f64));
         }
     }
-    if outcomes.iter().any(|o| o.host_lines.is_some()) {
+    if all.iter().any(|o| o.host_lines.is_some()) {
         // 1: the host's entries for 8 neighbouring pages are on one line; 8: each on its own.
         row("host lines per guest line of entries", &|o| {
             o.host_lines.map_or("-".to_string(), |lines| number(lines.mean))
         });
     }
-    if outcomes.iter().any(|o| o.segments.is_some()) {
+    if all.iter().any(|o| o.segments.is_some()) {
         row("mode", &|o| o.segments.as_ref().map_or(String::from("-"), |s| s.mode.clone()));
         row("L1 TLB misses that segments answered", &|o| match o.tlb.l1_misses {
             0 => "-".to_string(),
@@ -76,18 +117,18 @@ pub fn comparison(outcomes: &[Outcome]) -> String {
     row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));
     row("  since the start", &|o| thousands(o.software.exits_in_all));
     row("page tables", &|o| bytes(o.tables.total()));
-    if outcomes.iter().any(|o| o.layout.is_some()) {
+    if all.iter().any(|o| o.layout.is_some()) {
         row("frames as in the layout", &|o| thousands(o.layout.unwrap_or_default().placed));
         row("  elsewhere", &|o| thousands(o.layout.unwrap_or_default().elsewhere));
     }
     row("calls of the frame allocator", &|o| thousands(o.software.allocations));
-    if outcomes.iter().any(|o| o.software.reserved > 0) {
+    if all.iter().any(|o| o.software.reserved > 0) {
         row("frames kept for later faults", &|o| thousands(o.software.reserved));
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+    table
 }
 
 /// Dumps of page tables, in order.
@@ -121,8 +162,9 @@ fn per_walk(o: &Outcome, place: &dyn Fn(u8, u8) -> bool) -> String {
 }
 
 /// One sentence that says what a comparison means.
-pub fn meaning(outcomes: &[Outcome]) -> Option<String> {
-    let base = outcomes.first()?;
+pub fn meaning<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Option<String> {
+    let outcomes: Vec<&Outcome> = outcomes.collect();
+    let base = *outcomes.first()?;
     let worst = outcomes.iter().max_by(|a, b| a.slowdown(base).total_cmp(&b.slowdown(base)))?;
     let best = outcomes.iter().min_by(|a, b| a.slowdown(base).total_cmp(&b.slowdown(base)))?;
     let percent = |x: f64| format!("{:.0} %", 100.0 * (x - 1.0).abs());

@@ -9,15 +9,13 @@ use crate::progress::Bar;
 use anyhow::{Result, bail};
 use lab::reproduce::{self, CurvePoint, Row};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Prints GUPS on the Mitosis machine beside the model.
-pub fn gups(output: Output) -> Result<()> {
+pub fn gups(html: Option<&Path>, output: Output) -> Result<()> {
     let bar = Bar::new(output.quiet);
     let rows = reproduce::gups(&mut |p| bar.show(p))?;
     bar.end();
-    if output.json {
-        return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
-    }
     let mut text = format!("{:44}{:>10}{:>10}{:>8}\n", "", "measured", "model", "off");
     for row in &rows {
         let (measured, model) = (value(row, row.measured), value(row, row.model));
@@ -25,6 +23,13 @@ pub fn gups(output: Output) -> Result<()> {
     }
     if let Some(row) = rows.first() {
         let _ = writeln!(text, "\nmeasured: {}", row.source);
+    }
+    if let Some(file) = html {
+        crate::html::gups(&rows, &text).write(file)?;
+        crate::said(file, output);
+    }
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
     }
     crate::print(&text)
 }
@@ -34,7 +39,7 @@ fn value(row: &Row, x: f64) -> String {
 }
 
 /// Prints the TLB curve of the Zen 4 beside the model.
-pub fn curve(columns: &[String], output: Output) -> Result<()> {
+pub fn curve(columns: &[String], html: Option<&Path>, output: Output) -> Result<()> {
     let known = reproduce::curve_columns();
     if let Some(wrong) = columns.iter().find(|c| !known.contains(&c.as_str())) {
         bail!("the curve has no column `{wrong}`; it has {}", known.join(", "));
@@ -42,9 +47,6 @@ pub fn curve(columns: &[String], output: Output) -> Result<()> {
     let bar = Bar::new(output.quiet);
     let points = reproduce::curve(columns, &mut |p| bar.show(p))?;
     bar.end();
-    if output.json {
-        return crate::print(&(serde_json::to_string_pretty(&points)? + "\n"));
-    }
     let names: Vec<&str> =
         known.into_iter().filter(|name| points.iter().any(|p| p.column == *name)).collect();
     let mut text = String::from("ns per access, measured / model\n");
@@ -63,6 +65,13 @@ pub fn curve(columns: &[String], output: Output) -> Result<()> {
             let _ = write!(text, "{cell:>16}");
         }
         text.push('\n');
+    }
+    if let Some(file) = html {
+        crate::html::curve(&points, &text).write(file)?;
+        crate::said(file, output);
+    }
+    if output.json {
+        return crate::print(&(serde_json::to_string_pretty(&points)? + "\n"));
     }
     crate::print(&text)
 }

@@ -5,6 +5,7 @@ use crate::progress::Bar;
 use anyhow::{Result, bail};
 use lab::reproduce::segments::{self, BadFrames, Ballooning, CLASSES, ClassReport};
 use std::fmt::Write;
+use std::path::Path;
 
 /// What is printed.
 #[derive(serde::Serialize)]
@@ -16,7 +17,7 @@ struct Report {
 }
 
 /// Runs and prints it, class by class.
-pub fn direct_segments(names: &[String], footprint: &str, output: Output) -> Result<()> {
+pub fn direct_segments(names: &[String], footprint: &str, html: Option<&Path>, output: Output) -> Result<()> {
     let known = CLASSES.map(|class| class.name);
     let parts = ["bad-frames", "ballooning"];
     let is_known = |name: &&String| known.iter().chain(&parts).any(|k| k.starts_with(name.as_str()));
@@ -25,7 +26,11 @@ pub fn direct_segments(names: &[String], footprint: &str, output: Output) -> Res
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|n| name.starts_with(n.as_str()));
     let bar = Bar::new(output.quiet);
-    let say = |text: String| if output.json { Ok(()) } else { crate::print(&text) };
+    let mut all = String::new();
+    let mut say = |text: String| {
+        all += &text;
+        if output.json { Ok(()) } else { crate::print(&text) }
+    };
     say(INTRODUCTION.to_string())?;
     let mut classes = Vec::new();
     for class in CLASSES.into_iter().filter(|class| wanted(class.name)) {
@@ -51,6 +56,10 @@ pub fn direct_segments(names: &[String], footprint: &str, output: Output) -> Res
         say(balloon_text(&ballooning, footprint))?;
     }
     bar.end();
+    if let Some(file) = html {
+        crate::html::segments(&classes, &all).write(file)?;
+        crate::said(file, output);
+    }
     if output.json {
         let report = Report { classes, averages, bad_frames, ballooning };
         return crate::print(&(serde_json::to_string_pretty(&report)? + "\n"));

@@ -81,8 +81,27 @@ pub struct Table<'a, M: TableMemory> {
 }
 
 impl<M: TableMemory> Table<'_, M> {
+    /// Calls `visit` with the address and size of every leaf, in order of addresses.
+    pub fn each_leaf(&self, visit: &mut impl FnMut(u64, PageSize)) {
+        self.below(self.root, self.levels, 0, visit);
+    }
+
+    fn below(&self, table: Frame<M::Space>, level: u8, start: u64, visit: &mut impl FnMut(u64, PageSize)) {
+        for index in 0..ENTRIES {
+            let entry = self.mem.load(Slot::new(table, index));
+            let at = start + ((index as u64) << (3 + 9 * u32::from(level)));
+            if entry.is_table(level) {
+                self.below(entry.frame(), level - 1, at, visit);
+            } else if entry.is_leaf(level)
+                && let Some(size) = PageSize::from_level(level)
+            {
+                visit(at, size);
+            }
+        }
+    }
+
     /// The place of the leaf that translates `addr`.
-    fn leaf(&self, addr: u64) -> Option<Slot<M::Space>> {
+    pub fn leaf(&self, addr: u64) -> Option<Slot<M::Space>> {
         let (mut at, mut level) = (self.root, self.levels);
         loop {
             let slot = Slot::new(at, (addr >> (3 + 9 * u32::from(level))) as usize % ENTRIES);

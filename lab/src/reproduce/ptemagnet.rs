@@ -305,7 +305,7 @@ fn work(
             std::thread::sleep(Duration::from_millis(50));
             handles.retain(|handle| !handle.is_finished());
             let accesses = board.done.load(Ordering::Relaxed);
-            if progress(Progress { accesses, total: Some(total) }).is_break() {
+            if progress(Progress { accesses, total: Some(total), misses: 0 }).is_break() {
                 board.stop.store(true, Ordering::Relaxed);
             }
         }
@@ -401,7 +401,7 @@ fn measure(
         cycles: cycles.unwrap_or(0),
         walk_cycles: world.machine().cores().take(threads).map(|core| core.timing.walk_active).sum::<u64>()
             / TICKS,
-        host_cycles: counters.dimension_ticks[1] / TICKS,
+        host_cycles: counters.grid.dimension_ticks()[1] / TICKS,
         host_from_memory: from_memory(true),
         guest_from_memory: from_memory(false),
         walks: counters.walks,

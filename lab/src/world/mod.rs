@@ -16,8 +16,10 @@ mod oblivious;
 mod segments;
 mod tables;
 mod translate;
+mod view;
 
 pub use dump::{DataDump, LevelDump, SocketTables, TableDump, WalkerDump};
+pub use view::Place;
 
 use crate::hardware::{CoreSegments, Costs, GuestHardware, GuestRoot, HostHardware, Shared, Spent};
 use crate::layout::{self, LayoutFrames, Placing};
@@ -27,7 +29,7 @@ use crate::outcome::{LayoutCounts, TableBytes};
 use crate::system::{Pages, Placement, Side, System, Translation as Way};
 use crate::tagged::{CoreView, Tagged};
 use machine::core::{Core, Observer, Stop, Unobserved};
-use machine::explain::Explained;
+use machine::explain::{Explained, Recorded};
 use machine::input::{
     Access, Backing, Block, Event, HugeAdvice, Permissions, Populate, ProcessSetup, Region, Setup,
 };
@@ -335,6 +337,16 @@ impl World {
         self.watch.restart(&self.machine);
     }
 
+    /// Records the next `limit` walks of each core.
+    pub fn record_walks(&mut self, limit: usize) {
+        self.machine.record_walks(limit);
+    }
+
+    /// What was recorded, by core; recording ends.
+    pub fn recorded_walks(&mut self) -> Vec<Vec<Recorded>> {
+        self.machine.recorded_walks()
+    }
+
     /// The clock of a core, in cycles.
     pub fn clock(&self, cpu: CpuId) -> u64 {
         self.machine.core(cpu).timing.elapsed() / TICKS
@@ -349,6 +361,11 @@ impl World {
     /// Cycles of each core until now.
     pub fn cycles(&self) -> Vec<u64> {
         self.machine.cores().map(|c| c.timing.elapsed() / TICKS).collect()
+    }
+
+    /// What software took until now.
+    pub fn spent(&self) -> Spent {
+        self.spent
     }
 
     /// Cycles that software took until now.

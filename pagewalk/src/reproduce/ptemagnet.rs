@@ -7,9 +7,10 @@ use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use lab::reproduce::ptemagnet::{self, Choice, Company, Limit, Measured, Pair, Report};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Runs it and prints it.
-pub fn ptemagnet(args: &PteMagnetArgs, output: Output) -> Result<()> {
+pub fn ptemagnet(args: &PteMagnetArgs, html: Option<&Path>, output: Output) -> Result<()> {
     let choice = Choice {
         benchmarks: args.benchmarks.clone(),
         footprint: args.footprint.clone(),
@@ -21,6 +22,10 @@ pub fn ptemagnet(args: &PteMagnetArgs, output: Output) -> Result<()> {
     let bar = Bar::new(output.quiet);
     let report = ptemagnet::run(&choice, &mut |p| bar.show(p))?;
     bar.end();
+    if let Some(file) = html {
+        crate::html::ptemagnet(&report, &text(&report, &choice)).write(file)?;
+        crate::said(file, output);
+    }
     if output.json {
         return crate::print(&(serde_json::to_string_pretty(&report)? + "\n"));
     }

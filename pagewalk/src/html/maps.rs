@@ -1,0 +1,115 @@
+//! Walks and maps of memory for the report: what was seen at the end of a run, made small.
+
+use super::Part;
+use lab::Outcome;
+use lab::look::{PageView, Sight, StepView, WalkView};
+use lab::world::TableDump;
+use machine::metrics::Served;
+use serde_json::{Value, json};
+
+/// The walk explorer's data; `None` if no page was looked at.
+pub fn explorer(seen: &[(Outcome, Sight)]) -> Option<Value> {
+    let views = || seen.iter().filter_map(|(o, sight)| Some((o, sight.view.as_ref()?)));
+    if views().all(|(_, view)| view.pages.is_empty()) {
+        return None;
+    }
+    let regions: Vec<Value> = views()
+        .next()?
+        .1
+        .regions
+        .iter()
+        .map(|r| json!([r.process, format!("{:x}", r.start), format!("{:x}", r.end), r.name]))
+        .collect();
+    let systems: Vec<Value> = views()
+        .map(
+            |(o, view)| json!({ "name": o.system, "pages": view.pages.iter().map(page).collect::<Vec<_>>() }),
+        )
+        .collect();
+    Some(json!({ "regions": regions, "systems": systems, "served": Served::ALL.map(Served::name) }))
+}
+
+fn page(p: &PageView) -> Value {
+    json!([
+        p.process,
+        format!("{:x}", p.va),
+        p.bytes,
+        format!("{:x}", p.frame),
+        p.node,
+        u8::from(p.writable),
+        p.in_tlb.unwrap_or(0),
+        walk(&p.warm),
+        walk(&p.cold),
+    ])
+}
+
+/// A walk; its steps as lists, the first element of which tells what they are.
+fn walk(w: &WalkView) -> Value {
+    let step = |step: &StepView| match step {
+        StepView::Reference { guest, host, hpa, gpa, node, served, entry, cycles } => {
+            let by = Served::ALL.iter().position(|s| s.name() == *served);
+            let gpa = gpa.map(|gpa| format!("{gpa:x}"));
+            json!([0, guest, host, format!("{hpa:x}"), gpa, node, by, cycles, format!("{:x}", entry.0)])
+        }
+        StepView::WalkCache { host_dimension, row, skipped_from, skipped_to, cycles } => {
+            json!([1, u8::from(*host_dimension), row, skipped_from, skipped_to, cycles])
+        }
+        StepView::NestedTlb { row, gpa, cycles } => json!([2, row, format!("{gpa:x}"), cycles]),
+        StepView::Check { check, cycles } => json!([3, check, cycles]),
+    };
+    json!([w.cycles, w.references, w.steps.iter().map(step).collect::<Vec<_>>()])
+}
+
+/// Whether tables or data are on more than one node: otherwise there is nothing to see.
+fn several_nodes(dump: &TableDump) -> bool {
+    let nodes = dump.walkers.len();
+    let used = |node: &usize| {
+        dump.tables.iter().any(|level| level.sockets[*node].pages > 0)
+            || dump.data.iter().any(|data| data.pages[*node] > 0)
+    };
+    (0..nodes).filter(used).count() > 1
+}
+
+/// Maps that a run has something to draw in.
+pub fn memory(seen: &[(Outcome, Sight)]) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let views: Vec<_> = seen.iter().filter_map(|(o, sight)| Some((o, sight.view.as_ref()?))).collect();
+    let lines: Vec<Value> = views
+        .iter()
+        .filter(|(_, view)| !view.lines.is_empty())
+        .map(|(o, view)| {
+            let mean = o.host_lines.map(|lines| lines.mean);
+            let lines: Vec<Value> = view
+                .lines
+                .iter()
+                .map(|line| {
+                    let entry = |e: &lab::look::HostEntry| {
+                        json!([format!("{:x}", e.gfn), format!("{:x}", e.hfn), format!("{:x}", e.at)])
+                    };
+                    let entries: Vec<_> = line.entries.iter().map(|e| e.as_ref().map(entry)).collect();
+                    json!([format!("{:x}", line.va), entries])
+                })
+                .collect();
+            json!({ "name": o.system, "mean": mean, "lines": lines })
+        })
+        .collect();
+    if !lines.is_empty() {
+        parts.push(Part::Lines(json!({ "systems": lines })));
+    }
+    let nodes: Vec<Value> = views
+        .iter()
+        .filter(|(_, view)| view.tables.iter().any(several_nodes))
+        .map(|(o, view)| json!({ "name": o.system, "dumps": view.tables }))
+        .collect();
+    if !nodes.is_empty() {
+        parts.push(Part::Nodes(json!({ "systems": nodes })));
+    }
+    let segments: Vec<Value> = views
+        .iter()
+        .filter(|(_, view)| !view.segments.is_empty())
+        .map(|(o, view)| json!({ "name": o.system, "segments": view.segments, "outcome": o.segments }))
+        .collect();
+    if !segments.is_empty() {
+        parts.push(Part::Segments(json!({ "systems": segments })));
+    }
+    parts
+}

@@ -1,0 +1,229 @@
+//! Reports of what others measured beside what the model says.
+
+use super::{Chart, Document, Mark, Part, Table, rounded};
+use lab::figures::{Cell, Figure};
+use lab::reproduce::ptemagnet::{Company, Measured, Report};
+use lab::reproduce::segments::ClassReport;
+use lab::reproduce::{CurvePoint, Row};
+use serde_json::{Value, json};
+
+/// A quantity that somebody measured, and the model's.
+#[derive(Debug, Clone)]
+struct Beside {
+    group: String,
+    what: String,
+    measured: Option<f64>,
+    model: f64,
+    /// Where the measured one is from.
+    source: String,
+}
+
+const COLORS: [(&str, &str); 2] = [("measured", "#0072b2"), ("model", "#d55e00")];
+
+/// Charts and a table of quantities, group by group; then what is printed without `--html`.
+fn document(title: &str, lead: &str, unit: &str, rows: &[Beside], text: &str) -> Document {
+    let mut document = Document::new(title.to_string(), lead.to_string());
+    let mut chart = Chart::new(
+        Mark::Dots,
+        "Measured and model",
+        &["value", "what", "which", "group", "difference", "source"],
+    );
+    chart.labels = (unit.to_string(), String::new());
+    chart.facet = rows.iter().any(|r| r.group != rows[0].group).then_some("group");
+    chart.colors = COLORS.map(|(name, color)| (name.to_string(), color)).to_vec();
+    let mut table = Table {
+        title: "Measured, model, and how far off".to_string(),
+        columns: ["group", "what", "measured", "model", "difference", "source of the measured value"]
+            .map(str::to_string)
+            .to_vec(),
+        rows: Vec::new(),
+    };
+    for r in rows {
+        let off = r.measured.filter(|m| *m != 0.0).map(|m| format!("{:+.1} %", 100.0 * (r.model / m - 1.0)));
+        for (which, value) in [("measured", r.measured), ("model", Some(r.model))] {
+            if let Some(value) = value {
+                chart.row(vec![
+                    rounded(value),
+                    json!(r.what),
+                    json!(which),
+                    json!(r.group),
+                    json!(off),
+                    json!(r.source),
+                ]);
+            }
+        }
+        let measured = r.measured.map_or(Value::Null, rounded);
+        table.rows.push(vec![
+            json!(r.group),
+            json!(r.what),
+            measured,
+            rounded(r.model),
+            json!(off),
+            json!(r.source),
+        ]);
+    }
+    document.section("compared", "Measured and model", &[], vec![Part::Chart(chart), Part::Table(table)]);
+    if !text.is_empty() {
+        let printed = Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() };
+        document.section("text", "As text", &[], vec![printed]);
+    }
+    document
+}
+
+/// `reproduce gups`.
+pub fn gups(rows: &[Row], text: &str) -> Document {
+    let beside: Vec<Beside> = rows
+        .iter()
+        .map(|r| Beside {
+            group: r.unit.to_string(),
+            what: r.what.clone(),
+            measured: Some(r.measured),
+            model: r.model,
+            source: r.source.to_string(),
+        })
+        .collect();
+    document(
+        "GUPS on Mitosis's machine",
+        "Each quantity as measured and as the model has it.",
+        "value",
+        &beside,
+        text,
+    )
+}
+
+/// `reproduce tlb-curve`.
+pub fn curve(points: &[CurvePoint], text: &str) -> Document {
+    let mut document = Document::new(
+        "Nanoseconds per access by footprint".to_string(),
+        "Dots were measured on a Zen 4 in a VM; lines with dots are the model's.".to_string(),
+    );
+    let mut names: Vec<&str> = points.iter().map(|p| p.column).collect();
+    names.dedup();
+    let mut parts = Vec::new();
+    for name in names {
+        let mut chart = Chart::new(Mark::Points, name, &["KiB", "ns per access", "which"]);
+        chart.log = (true, true);
+        chart.colors = COLORS.map(|(name, color)| (name.to_string(), color)).to_vec();
+        for p in points.iter().filter(|p| p.column == name) {
+            chart.row(vec![json!(p.kib), rounded(p.measured), json!("measured")]);
+            chart.row(vec![json!(p.kib), rounded(p.model), json!("model")]);
+        }
+        parts.push(Part::Chart(chart));
+    }
+    document.section("curves", "Curves", &[], parts);
+    document.section(
+        "text",
+        "As text",
+        &[],
+        vec![Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() }],
+    );
+    document
+}
+
+/// `reproduce mitosis` and `vmitosis`.
+pub fn figures(figures: &[&Figure], cells: &[Vec<Cell>], text: &str) -> Document {
+    let mut rows = Vec::new();
+    for (figure, cells) in figures.iter().zip(cells) {
+        rows.extend(cells.iter().map(|cell| Beside {
+            group: format!("{}: {}", figure.names.join(", "), figure.title),
+            what: format!("{} {}", cell.workload, cell.config),
+            measured: Some(cell.measured),
+            model: cell.model,
+            source: figure.source.to_string(),
+        }));
+    }
+    let lead =
+        "Runtimes as shares of each figure's first configuration, as measured and as the model has them.";
+    document(
+        "Page tables on the wrong node, and copies of them",
+        lead,
+        "runtime, share of the first",
+        &rows,
+        text,
+    )
+}
+
+/// `reproduce ptemagnet`.
+pub fn ptemagnet(report: &Report, text: &str) -> Document {
+    type Get = (&'static str, fn(&Measured) -> f64);
+    let gets: [Get; 4] = [
+        ("time", |m| m.cycles as f64),
+        ("walk cycles", |m| m.walk_cycles as f64),
+        ("host cycles", |m| m.host_cycles as f64),
+        ("host entries from memory", |m| m.host_from_memory as f64),
+    ];
+    let mut document = Document::new(
+        format!("PTEMagnet on {}", report.machine),
+        "What reservations of 8 neighbouring guest frames change, alone and beside other programs."
+            .to_string(),
+    );
+    let mut lines = Chart::new(
+        Mark::Dots,
+        "Host lines behind a guest line",
+        &["lines", "benchmark", "frames", "company"],
+    );
+    let mut change =
+        Chart::new(Mark::Dots, "Change by reservations", &["percent", "benchmark", "of", "company"]);
+    change.labels = ("percent, with reservations against without".to_string(), String::new());
+    (lines.facet, change.facet) = (Some("company"), Some("company"));
+    lines.colors = vec![("buddy".to_string(), "#d55e00"), ("ptemagnet".to_string(), "#0072b2")];
+    for pair in &report.pairs {
+        let company = match pair.company {
+            Company::Alone => "alone",
+            Company::Heavy => "beside a heavy co-runner",
+            Company::Mix => "beside a mix",
+        };
+        for (frames, m) in [("buddy", &pair.without), ("ptemagnet", &pair.with)] {
+            lines.row(vec![rounded(m.lines.mean), json!(pair.benchmark), json!(frames), json!(company)]);
+        }
+        for (of, get) in gets {
+            let (without, with) = (get(&pair.without), get(&pair.with));
+            if without > 0.0 {
+                let percent = 100.0 * (with / without - 1.0);
+                change.row(vec![rounded(percent), json!(pair.benchmark), json!(of), json!(company)]);
+            }
+        }
+    }
+    document.section(
+        "lines",
+        "How guest and host entries lie",
+        &["1: the host's entries for 8 neighbouring pages are on one line; 8: each is on its own."],
+        vec![Part::Chart(lines)],
+    );
+    document.section("change", "What reservations change", &[], vec![Part::Chart(change)]);
+    document.section(
+        "text",
+        "Beside the paper",
+        &[],
+        vec![Part::Verbatim { title: "All of it as text".to_string(), text: text.to_string() }],
+    );
+    document
+}
+
+/// `reproduce direct-segments`.
+pub fn segments(classes: &[ClassReport], text: &str) -> Document {
+    let mut rows = Vec::new();
+    for class in classes {
+        for row in &class.rows {
+            rows.push(Beside {
+                group: class.class.name.to_string(),
+                what: row.label.to_string(),
+                measured: row.paper.map(|(value, _)| 100.0 * value),
+                model: 100.0 * row.overhead,
+                source: row.paper.map(|(_, tag)| tag.to_string()).unwrap_or_default(),
+            });
+        }
+    }
+    let lead = "Cycles more than those of the fastest system, by mode and page size; the paper's where we know them.";
+    let mut document = match rows.is_empty() {
+        false => document("Direct segments for VMs", lead, "overhead, percent", &rows, text),
+        true => {
+            let mut only = Document::new("Direct segments for VMs".to_string(), lead.to_string());
+            let printed = Part::Verbatim { title: "As text".to_string(), text: text.to_string() };
+            only.section("text", "Faulty frames and ballooning", &[], vec![printed]);
+            only
+        }
+    };
+    document.about("source", "Efficient Memory Virtualization (Gandhi, Basu, Hill, Swift; MICRO 2014)");
+    document
+}

@@ -1,0 +1,109 @@
+//! Walks in time, for Perfetto: its JSON import ("Trace Event Format"), which ui.perfetto.dev opens.
+//!
+//! A process is a system, a thread a walker of a core; a slice is a walk, and the slices below it are its steps.
+
+use anyhow::{Context, Result};
+use lab::Outcome;
+use lab::look::Sight;
+use machine::explain::{Recorded, Step, What};
+use machine::timing::TICKS;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+/// Writes the recorded walks.
+pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
+    let wrong = || format!("cannot write the timeline `{}`", file.display());
+    let mut out = BufWriter::new(File::create(file).with_context(wrong)?);
+    let mut write = |text: &str| out.write_all(text.as_bytes()).with_context(wrong);
+    write("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n")?;
+    let mut first = true;
+    let mut event = |event: Value| {
+        let text = format!("{}{event}", if first { "" } else { ",\n" });
+        first = false;
+        write(&text)
+    };
+    for (index, (outcome, sight)) in seen.iter().enumerate() {
+        let pid = index + 1;
+        event(json!({ "ph": "M", "pid": pid, "name": "process_name", "args": { "name": outcome.system } }))?;
+        let begin = sight.walks.iter().flatten().map(|walk| walk.start).min().unwrap_or(0);
+        for (core, walks) in sight.walks.iter().enumerate() {
+            let walkers = walks.iter().map(|walk| walk.walker + 1).max().unwrap_or(0);
+            for walker in 0..walkers {
+                let name = format!("core {core}, walker {walker}");
+                let tid = thread(core, walker);
+                event(
+                    json!({ "ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": { "name": name } }),
+                )?;
+            }
+            for walk in walks {
+                for slice in slices(walk, begin, sight.mhz, pid, thread(core, walk.walker)) {
+                    event(slice)?;
+                }
+            }
+        }
+    }
+    write("\n]}\n")?;
+    out.flush().with_context(wrong)
+}
+
+fn thread(core: usize, walker: usize) -> usize {
+    core * 16 + walker + 1
+}
+
+fn slices(walk: &Recorded, begin: u64, mhz: u64, pid: usize, tid: usize) -> Vec<Value> {
+    // Microseconds, as the format has it.
+    let micros = |cycles: f64| cycles / mhz.max(1) as f64;
+    let mut at = (walk.start - begin) as f64 / TICKS as f64;
+    let slice = |at: f64, cycles: u64, name: String, args: Value| {
+        let (ts, dur) = (micros(at), micros(cycles as f64));
+        json!({ "ph": "X", "cat": "walk", "pid": pid, "tid": tid, "ts": ts, "dur": dur, "name": name, "args": args })
+    };
+    let all = &walk.walk;
+    let end = match all.end {
+        Ok(leaf) => format!("page of {} at frame {:#x}", leaf.size, leaf.frame.number()),
+        Err(fault) => format!("fault: {fault:?}"),
+    };
+    let what = match walk.intent {
+        i if i.fetch => "fetch",
+        i if i.write => "write",
+        _ => "read",
+    };
+    let args = json!({
+        "va": format!("{:#x}", walk.va.raw()), "for": what, "cycles": all.cycles(),
+        "references": all.references(), "end": end,
+    });
+    let mut slices = vec![slice(at, all.cycles(), format!("{:#x}", walk.va.page() << 12), args)];
+    for step in &all.steps {
+        let (name, args) = described(step);
+        slices.push(slice(at, step.cycles, name, args));
+        at += step.cycles as f64;
+    }
+    slices
+}
+
+fn described(step: &Step) -> (String, Value) {
+    let cycles = step.cycles;
+    match step.what {
+        What::Reference { cell, at, node, served, .. } => {
+            let table = match (cell.guest, cell.host) {
+                (level, 0) => format!("process L{level}"),
+                (0, level) => format!("VM L{level} for data"),
+                (row, level) => format!("VM L{level} for process L{row}"),
+            };
+            let args = json!({
+                "hpa": format!("{:#x}", at.raw()), "node": node.0, "served": served.name(), "cycles": cycles,
+            });
+            (format!("{table}: {}", served.name()), args)
+        }
+        What::WalkCache { from, down_to, .. } => {
+            (format!("PWC skips L{from} to L{down_to}"), json!({ "cycles": cycles }))
+        }
+        What::NestedTlb { row, gpa } => {
+            let args = json!({ "gpa": format!("{:#x}", gpa.raw()), "row": row, "cycles": cycles });
+            ("nTLB".to_string(), args)
+        }
+        What::Check(check) => (format!("check {check:?}"), json!({ "cycles": cycles })),
+    }
+}
