@@ -307,7 +307,7 @@ mod tests {
     fn each_value_is_in_the_bucket_that_holds_it() {
         let mut last = 0;
         for value in
-            (0..5000).chain((12..24).flat_map(|p| [(1 << p) - 1, 1 << p, (1 << p) + 12345 % (1 << p)]))
+            (0..5000).chain((12..25).flat_map(|p| [(1 << p) - 1, 1 << p, (1 << p) + 12345 % (1 << p)]))
         {
             let bucket = LatencyHistogram::bucket(value);
             assert!(LatencyHistogram::start(bucket) <= value, "{value}");

@@ -188,7 +188,7 @@ function curve(chart, rows, { width, names, color }, shape) {
   const shown = rows.filter((d) => d[chart.y] !== null);
   const each = d3.group(shown, (d) => d[chart.color]);
   // The first ones are wider, so that they show below those that lie on them.
-  const wide = (name) => 1.6 + 0.8 * Math.min(4, names.length - 1 - names.indexOf(name));
+  const wide = (name) => 1.5 + 0.6 * Math.min(4, names.length - 1 - names.indexOf(name));
   const marks = names.filter((name) => each.has(name)).map((name) => Plot.line(each.get(name), {
     x: chart.x, y: chart.y, stroke: color(name), strokeWidth: wide(name), curve: shape,
     strokeDasharray: DASHES[names.indexOf(name) % DASHES.length] || undefined,

@@ -63,7 +63,7 @@ function gridsPart(data) {
     })));
   }
   const columns = ["system", "process's level", "VM's level", "cycles per walk", ...SERVED_NAMES.map((n) => `${n} per walk`)];
-  return el("div", { class: "part" }, head({ title: "Cycles of each reference, per walk", columns, rows }),
+  return el("div", { class: "part long" }, head({ title: "Cycles of each reference, per walk", columns, rows }),
     el("p", { class: "note" }, "Darker is dearer. –: never made, as a cache knew it. Point at a place to see where it was served."), box);
 }
 

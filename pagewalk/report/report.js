@@ -3,7 +3,7 @@
 
 const PARTS = {
   chart: chartPart, table: tablePart, verbatim: verbatimPart, grids: gridsPart,
-  explorer: explorerPart, lines: linesPart, nodes: nodesPart, segments: segmentsPart,
+  explorer: explorerPart, lines: linesPart, nodes: nodesPart, shared: sharedPart, segments: segmentsPart,
 };
 
 const report = JSON.parse(document.getElementById("data").textContent);

@@ -71,8 +71,7 @@ pub enum Command {
     /// and why, where each was served, and its cycles.
     Explain {
         /// The system, or several with commas between, side by side where the terminal is wide enough.
-        #[arg(value_delimiter = ',', num_args = 1, required = true)]
-        system: Vec<String>,
+        system: String,
         /// The virtual address, decimal or 0x….
         address: String,
         /// Whose address: the number of the input's process.
@@ -136,6 +135,9 @@ pub struct Look {
     /// Write a report to this file: one HTML page that opens offline, with charts, a walk explorer and maps of memory.
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
+    /// Write the results to this file as Parquet, a row a system (docs/results.md).
+    #[arg(long, value_name = "FILE")]
+    pub parquet: Option<PathBuf>,
     /// Watch the systems at work, in the style of `top`.
     #[arg(long)]
     pub watch: bool,

@@ -29,7 +29,7 @@ pub fn print(all: &[Figure], args: &Figures, html: Option<&Path>, output: Output
     }
     if output.json {
         let cells: Vec<&Cell> = cells.iter().flatten().collect();
-        return crate::print(&(serde_json::to_string_pretty(&cells)? + "\n"));
+        return crate::print_json_rows("reproduce figures", &cells);
     }
     crate::print(&text)
 }

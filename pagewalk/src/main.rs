@@ -63,7 +63,8 @@ fn run(cli: Cli) -> Result<u8> {
             simulate(&systems, &experiment, &look, output)
         }
         Some(Command::Explain { system, address, process, experiment }) => {
-            let (experiment, input) = inputs::experiment(&system, &experiment)?;
+            let systems: Vec<String> = system.split(',').map(String::from).collect();
+            let (experiment, input) = inputs::experiment(&systems, &experiment)?;
             done(explain::explain(&experiment, &input, process, &address, output))
         }
         Some(Command::Record(args)) => live::record(&args, output),
@@ -104,7 +105,7 @@ fn simulate(systems: &[String], args: &cli::Experiment, look: &cli::Look, output
     if let Some(layout) = experiment.layout.as_ref().filter(|_| !output.quiet) {
         eprintln!("{}", layout.says());
     }
-    for file in [&look.html, &look.perfetto].into_iter().flatten() {
+    for file in [&look.html, &look.perfetto, &look.parquet].into_iter().flatten() {
         writable(file)?;
     }
     let board = Arc::new(Board::default());
@@ -136,6 +137,11 @@ fn simulate(systems: &[String], args: &cli::Experiment, look: &cli::Look, output
         said(file, output);
     }
     let outcomes: Vec<Outcome> = seen.into_iter().map(|(outcome, _)| outcome).collect();
+    if let Some(file) = &look.parquet {
+        let records: Vec<lab::results::Record> = outcomes.iter().map(Into::into).collect();
+        lab::results::write_parquet(file, &records)?;
+        said(file, output);
+    }
     print_outcomes(&outcomes, output)?;
     Ok(status)
 }
@@ -184,6 +190,30 @@ fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
     print(&text)
 }
 
+/// Version of the shape of what is printed as JSON but for outcomes and walks, which have versions of their own.
+const SCHEMA: u32 = 1;
+
+/// Prints a value as JSON, with its version and what it is.
+pub(crate) fn print_json<T: serde::Serialize>(kind: &str, value: &T) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Versioned<'a, T> {
+        schema: u32,
+        kind: &'a str,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    print(&(serde_json::to_string_pretty(&Versioned { schema: SCHEMA, kind, value })? + "\n"))
+}
+
+/// The same of a list.
+pub(crate) fn print_json_rows<T: serde::Serialize>(kind: &str, rows: &T) -> Result<()> {
+    #[derive(serde::Serialize)]
+    struct Rows<'a, T> {
+        rows: &'a T,
+    }
+    print_json(kind, &Rows { rows })
+}
+
 /// Writes to standard output, noticing a full disk.
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
@@ -203,7 +233,7 @@ fn list(what: Listed, output: Output) -> Result<()> {
     if output.json {
         let rows: Vec<_> =
             rows.iter().map(|(name, what)| serde_json::json!({ "name": name, "what": what })).collect();
-        return print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+        return print_json_rows("list", &rows);
     }
     let width = rows.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
     let mut text: String = rows.iter().map(|(n, d)| format!("{n:width$}  {d}\n")).collect();

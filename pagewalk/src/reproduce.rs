@@ -29,7 +29,7 @@ pub fn gups(html: Option<&Path>, output: Output) -> Result<()> {
         crate::said(file, output);
     }
     if output.json {
-        return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+        return crate::print_json_rows("reproduce gups", &rows);
     }
     crate::print(&text)
 }
@@ -71,7 +71,7 @@ pub fn curve(columns: &[String], html: Option<&Path>, output: Output) -> Result<
         crate::said(file, output);
     }
     if output.json {
-        return crate::print(&(serde_json::to_string_pretty(&points)? + "\n"));
+        return crate::print_json_rows("reproduce tlb-curve", &points);
     }
     crate::print(&text)
 }

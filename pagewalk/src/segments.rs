@@ -62,7 +62,7 @@ pub fn direct_segments(names: &[String], footprint: &str, html: Option<&Path>, o
     }
     if output.json {
         let report = Report { classes, averages, bad_frames, ballooning };
-        return crate::print(&(serde_json::to_string_pretty(&report)? + "\n"));
+        return crate::print_json("reproduce direct-segments", &report);
     }
     Ok(())
 }

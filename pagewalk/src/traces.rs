@@ -20,16 +20,16 @@ pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
         TraceCommand::Info { file, format, quick } => {
             let extent = if *quick { Extent::Beginning } else { Extent::All };
             let info = summary::info(file, &options(format.as_deref())?, extent)?;
-            show(&info, tracetext::info, output)
+            show("trace info", &info, tracetext::info, output)
         }
         TraceCommand::Stat { file, format } => {
             let stat = summary::stat(file, &options(format.as_deref())?)?;
-            show(&stat, tracetext::stat, output)
+            show("trace stat", &stat, tracetext::stat, output)
         }
         TraceCommand::Head { file, format, count } => {
             let rows = summary::head(file, &options(format.as_deref())?, *count)?;
             if output.json {
-                return crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+                return crate::print_json_rows("trace head", &rows);
             }
             let mut text =
                 format!("{:>8} {:>6} {:>6} {:>18} {:>5}\n", "access", "thread", "kind", "address", "bytes");
@@ -66,9 +66,14 @@ fn convert(
 }
 
 /// A value as JSON, or as a person reads it.
-fn show<T: serde::Serialize>(value: &T, text: impl Fn(&T) -> String, output: Output) -> Result<()> {
+fn show<T: serde::Serialize>(
+    kind: &str,
+    value: &T,
+    text: impl Fn(&T) -> String,
+    output: Output,
+) -> Result<()> {
     if output.json {
-        return crate::print(&(serde_json::to_string_pretty(value)? + "\n"));
+        return crate::print_json(kind, value);
     }
     crate::print(&text(value))
 }

@@ -86,6 +86,25 @@ impl<M: TableMemory> Table<'_, M> {
         self.below(self.root, self.levels, 0, visit);
     }
 
+    /// Calls `visit` with the first address and the frame of every level-1 table, in order of addresses.
+    pub fn each_leaf_table(&self, visit: &mut impl FnMut(u64, Frame<M::Space>)) {
+        let mut todo = alloc::vec![(self.root, self.levels, 0u64)];
+        while let Some((table, level, start)) = todo.pop() {
+            if level == 1 {
+                visit(start, table);
+                continue;
+            }
+            // The last one is taken first.
+            for index in (0..ENTRIES).rev() {
+                let entry = self.mem.load(Slot::new(table, index));
+                if entry.is_table(level) {
+                    let at = start + ((index as u64) << (3 + 9 * u32::from(level)));
+                    todo.push((entry.frame(), level - 1, at));
+                }
+            }
+        }
+    }
+
     fn below(&self, table: Frame<M::Space>, level: u8, start: u64, visit: &mut impl FnMut(u64, PageSize)) {
         for index in 0..ENTRIES {
             let entry = self.mem.load(Slot::new(table, index));

@@ -7,7 +7,9 @@ mod view;
 
 pub use board::{Board, Standing};
 pub use series::{Interval, Series};
-pub use view::{Entry, GuestLine, HostEntry, PageView, RegionView, SegmentView, StepView, View, WalkView};
+pub use view::{
+    Entry, GuestLine, HostEntry, LeafTables, PageView, RegionView, SegmentView, StepView, View, WalkView,
+};
 
 pub(crate) use series::{Recording, Sample};
 

@@ -15,8 +15,23 @@ pub struct View {
     pub lines: Vec<GuestLine>,
     /// Segments that are on.
     pub segments: Vec<SegmentView>,
+    /// With several processes: level-1 tables by the 2 MiB that they map, and who uses them.
+    pub leaf_tables: LeafTables,
     /// Table pages by level and node.
     pub tables: Vec<TableDump>,
+}
+
+/// Level-1 tables of several processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LeafTables {
+    /// The processes that were looked at.
+    pub processes: Vec<u16>,
+    /// First address, and the table's frame in each process's table, if there is one. At most a few hundred, evenly.
+    pub tables: Vec<(u64, Vec<Option<u64>>)>,
+    /// Tables that the processes point to, each counted once a process.
+    pub uses: u64,
+    /// Different tables among them.
+    pub frames: u64,
 }
 
 /// A mapped area of a process.

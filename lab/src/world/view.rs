@@ -1,11 +1,13 @@
 //! The world's tables, and walks through them, as they are at one time.
 
 use super::*;
-use crate::look::{Entry, GuestLine, HostEntry, PageView, RegionView, SegmentView, StepView, View, WalkView};
+use crate::look::{
+    Entry, GuestLine, HostEntry, LeafTables, PageView, RegionView, SegmentView, StepView, View, WalkView,
+};
 use machine::explain::What;
 use os::AddressSpace;
 use paging::{Dim, Gpa, Slot as EntrySlot, Space};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Entries of a cache line, and the bytes that they map.
 const LINE: u64 = 8;
@@ -14,6 +16,8 @@ const LINE_BYTES: u64 = LINE << 12;
 const PROCESSES: usize = 8;
 const AREAS: usize = 16;
 const LINES: usize = 24;
+/// Level-1 tables that are drawn.
+const LEAF_TABLES: usize = 240;
 /// Escaped pages that are told one by one.
 const ESCAPES: usize = 512;
 
@@ -127,6 +131,7 @@ impl World {
             pages,
             lines: self.lines_of_largest(),
             segments: self.all_segments(),
+            leaf_tables: self.leaf_tables(),
             tables,
         }
     }
@@ -239,6 +244,37 @@ impl World {
                 entries: std::array::from_fn(|i| entry(group * LINE_BYTES + ((i as u64) << 12))),
             })
             .collect()
+    }
+
+    /// The level-1 tables of all processes, beside each other.
+    fn leaf_tables(&self) -> LeafTables {
+        fn all<M: TableMemory>(kernel: &Kernel<M>, pid: ProcessId, visit: &mut impl FnMut(u64, u64)) {
+            let Ok(it) = kernel.process(pid) else { return };
+            let table = it.space().table();
+            let table = Table { mem: kernel.mem(), root: table.root(), levels: table.levels() };
+            table.each_leaf_table(&mut |at, frame| visit(at, frame.number()));
+        }
+        let processes = self.living();
+        if processes.len() < 2 {
+            return LeafTables::default();
+        }
+        let mut found: BTreeMap<u64, Vec<Option<u64>>> = BTreeMap::new();
+        let (mut uses, mut frames) = (0, BTreeSet::new());
+        for (index, process) in processes.iter().enumerate() {
+            let Ok(Process { pid, .. }) = self.process(*process) else { continue };
+            let mut visit = |at: u64, frame: u64| {
+                found.entry(at).or_insert_with(|| vec![None; processes.len()])[index] = Some(frame);
+                uses += 1;
+                frames.insert(frame);
+            };
+            match &self.guest {
+                None => all(&self.host, pid, &mut visit),
+                Some(guest) => all(&guest.kernel, pid, &mut visit),
+            }
+        }
+        let step = found.len().div_ceil(LEAF_TABLES).max(1);
+        let tables = found.into_iter().step_by(step).collect();
+        LeafTables { processes, tables, uses, frames: frames.len() as u64 }
     }
 
     fn process_segment(&self, process: u16) -> Option<std::ops::Range<u64>> {

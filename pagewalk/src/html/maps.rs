@@ -75,7 +75,8 @@ pub fn memory(seen: &[(Outcome, Sight)]) -> Vec<Part> {
     let views: Vec<_> = seen.iter().filter_map(|(o, sight)| Some((o, sight.view.as_ref()?))).collect();
     let lines: Vec<Value> = views
         .iter()
-        .filter(|(_, view)| !view.lines.is_empty())
+        // Behind a VMM's segment, next to no page has a host entry.
+        .filter(|(_, view)| view.lines.iter().flat_map(|line| line.entries).flatten().count() > 8)
         .map(|(o, view)| {
             let mean = o.host_lines.map(|lines| lines.mean);
             let lines: Vec<Value> = view
@@ -95,13 +96,33 @@ pub fn memory(seen: &[(Outcome, Sight)]) -> Vec<Part> {
     if !lines.is_empty() {
         parts.push(Part::Lines(json!({ "systems": lines })));
     }
+    // Systems that use one node stand beside those that use more.
+    let apart = views.iter().any(|(_, view)| view.tables.iter().any(several_nodes));
     let nodes: Vec<Value> = views
         .iter()
-        .filter(|(_, view)| view.tables.iter().any(several_nodes))
+        .filter(|_| apart)
         .map(|(o, view)| json!({ "name": o.system, "dumps": view.tables }))
         .collect();
     if !nodes.is_empty() {
         parts.push(Part::Nodes(json!({ "systems": nodes })));
+    }
+    let shared: Vec<Value> = views
+        .iter()
+        .filter(|(_, view)| view.leaf_tables.processes.len() > 1)
+        .map(|(o, view)| {
+            let t = &view.leaf_tables;
+            let hex = |(at, frames): &(u64, Vec<Option<u64>>)| {
+                let frames: Vec<_> = frames.iter().map(|f| f.map(|f| format!("{f:x}"))).collect();
+                json!([format!("{at:x}"), frames])
+            };
+            let tables: Vec<Value> = t.tables.iter().map(hex).collect();
+            json!({
+                "name": o.system, "processes": t.processes, "uses": t.uses, "frames": t.frames, "tables": tables,
+            })
+        })
+        .collect();
+    if !shared.is_empty() {
+        parts.push(Part::Shared(json!({ "systems": shared })));
     }
     let segments: Vec<Value> = views
         .iter()

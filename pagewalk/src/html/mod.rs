@@ -64,6 +64,8 @@ pub enum Part {
     Lines(Value),
     /// Table pages by node.
     Nodes(Value),
+    /// Level-1 tables of several processes.
+    Shared(Value),
     /// Segments and escapes.
     Segments(Value),
 }

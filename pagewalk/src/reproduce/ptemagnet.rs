@@ -27,7 +27,7 @@ pub fn ptemagnet(args: &PteMagnetArgs, html: Option<&Path>, output: Output) -> R
         crate::said(file, output);
     }
     if output.json {
-        return crate::print(&(serde_json::to_string_pretty(&report)? + "\n"));
+        return crate::print_json("reproduce ptemagnet", &report);
     }
     crate::print(&text(&report, &choice))
 }
