@@ -28,7 +28,12 @@ const PRINTED: [(&str, &str, &[&str]); 10] = [
     (
         "`trace stat`",
         "Stat",
-        &["trace/src/summary/stat.rs", "trace/src/summary/mod.rs", "trace/src/summary/reuse.rs", "trace/src/source.rs"],
+        &[
+            "trace/src/summary/stat.rs",
+            "trace/src/summary/mod.rs",
+            "trace/src/summary/reuse.rs",
+            "trace/src/source.rs",
+        ],
     ),
     ("`trace head`: `rows`", "Row", &["trace/src/summary/mod.rs"]),
     ("`reproduce gups`: `rows`", "Row", &["lab/src/reproduce.rs"]),

@@ -87,7 +87,7 @@ impl World {
             largest.truncate((each / 2).min(AREAS));
             // What a segment maps is in no table.
             if let Some(range) = self.process_segment(process) {
-                let step = (range.end - range.start) / each as u64 & !(LINE_BYTES - 1);
+                let step = ((range.end - range.start) / each as u64) & !(LINE_BYTES - 1);
                 pages.extend((0..each as u64).map(|i| (process, Va::new(range.start + i * step))));
                 continue;
             }
