@@ -120,6 +120,8 @@ pub struct Side {
     pub frames: Frames,
     /// Frames that a CPU's list takes from the zone at once.
     pub pcp_batch: u16,
+    /// Swap space, in MiB.
+    pub swap_mib: u64,
 }
 
 impl Default for Side {
@@ -136,6 +138,7 @@ impl Default for Side {
             table_cache: 0,
             frames: Frames::Buddy,
             pcp_batch: PCP_BATCH,
+            swap_mib: 0,
         }
     }
 }
@@ -198,7 +201,7 @@ pub struct SystemError {
 }
 
 /// Systems with names of their own, and what each is, in the order of reports.
-pub const PRESETS: [(&str, &str); 24] = [
+pub const PRESETS: &[(&str, &str)] = &[
     ("native", "one dimension, 4 KiB pages"),
     ("native-thp", "one dimension, transparent huge pages"),
     ("native-2m", "one dimension, reserved 2 MiB pages"),
@@ -229,7 +232,7 @@ pub const PRESETS: [(&str, &str); 24] = [
 ];
 
 /// Features that `+` adds, with their values.
-const FEATURES: [(&str, &str); 27] = [
+const FEATURES: &[(&str, &str)] = &[
     ("5level", "five levels, in every dimension"),
     ("frag=F", "share of memory no huge page can be made of, 0 to 1, of the kernel the processes run on"),
     ("host-frag=F", "the same of the host under a VM"),
@@ -258,6 +261,8 @@ const FEATURES: [(&str, &str); 27] = [
     ("filter-functions=K", "hash functions of each escape filter, each with a bank of its own (4)"),
     ("promote", "no segments at first: the system is promoted while it runs"),
     ("pcp=N", "a CPU's list takes N frames at once from the zone (63 as in Linux)"),
+    ("swap=N", "N MiB of swap space of the kernel the processes run on"),
+    ("host-swap=N", "the same of the host under a VM"),
     (
         "babelfish[=PART]",
         "containers of one image share TLB entries and leaf tables; only `tables`, only `tlb`, `no-mask` (the \
@@ -386,6 +391,8 @@ impl System {
                 let wrong = || (format!("`{feature}`: `{value}` is no number of pages"), None);
                 self.kernel.frames = Frames::PteMagnet { pages: pages.map_err(|_| wrong())? };
             }
+            "swap" => self.kernel.swap_mib = u64::from(pages()?),
+            "host-swap" => self.host.swap_mib = u64::from(pages()?),
             "bad" => self.segments.bad = pages()?,
             "filter" => self.segments.filter_bits = pages()?,
             "filter-functions" => self.segments.filter_functions = pages()?,
@@ -428,7 +435,7 @@ impl System {
 
     /// Features that `+` adds to a name, with what they mean.
     pub fn features() -> &'static [(&'static str, &'static str)] {
-        &FEATURES
+        FEATURES
     }
 
     /// Whether the system runs in a VM.
@@ -617,6 +624,11 @@ impl fmt::Display for System {
         if self.kernel.pcp_batch != PCP_BATCH {
             write!(f, "+pcp={}", self.kernel.pcp_batch)?;
         }
+        for (side, prefix) in [(&self.kernel, ""), (&self.host, "host-")] {
+            if side.swap_mib > 0 {
+                write!(f, "+{prefix}swap={}", side.swap_mib)?;
+            }
+        }
         write!(f, "{}", self.segments)?;
         self.babelfish.map_or(Ok(()), |babelfish| write!(f, "{babelfish}"))
     }
@@ -639,7 +651,7 @@ mod tests {
             "native+mitosis=auto+table-cache=64+interference=1:20",
             "nested+host-pt-node=1+host-vmitosis+interference=1",
             "nested+ptemagnet",
-            "nested+ptemagnet=16+pcp=31",
+            "nested+ptemagnet=16+pcp=31+swap=64+host-swap=16",
             "dual-direct-thp-4k+frag=0.5+bad=16+filter=512+filter-functions=8+promote",
             "direct-segment-thp+bad=3",
             "native+babelfish=no-mask+aslr=software+share-l1",

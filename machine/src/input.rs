@@ -330,6 +330,41 @@ pub enum Event {
         /// Where to.
         node: u8,
     },
+    /// `move_pages`: what of these the process alone has moves to a node.
+    Migrate {
+        /// Whose.
+        process: u16,
+        /// First byte; a multiple of 4096.
+        start: Va,
+        /// Bytes; a multiple of 4096.
+        len: u64,
+        /// Where to, modulo the nodes that its kernel sees.
+        node: u8,
+    },
+    /// The host moves memory of the VM to a node. Nothing natively.
+    MigrateVm {
+        /// Where to, modulo the machine's nodes.
+        node: u8,
+        /// 4 KiB pages at most.
+        pages: u64,
+    },
+    /// The guest's balloon takes free memory for the host. Nothing natively.
+    Inflate {
+        /// 4 KiB pages at most.
+        pages: u64,
+    },
+    /// The guest's balloon gives memory back. Nothing natively.
+    Deflate {
+        /// 4 KiB pages at most.
+        pages: u64,
+    },
+    /// A kernel takes pages back, as under memory pressure.
+    Reclaim {
+        /// 4 KiB pages.
+        pages: u64,
+        /// The host's kernel takes them from the VM; natively nothing.
+        of_host: bool,
+    },
     /// A request of a server begins; ends at the thread's next one. For latencies.
     Request {
         /// Who serves it.

@@ -59,6 +59,7 @@ mod nibble;
 mod omnetpp;
 mod pagerank;
 mod stream;
+mod turmoil;
 mod xsbench;
 mod xz;
 mod zipf;
@@ -89,6 +90,7 @@ const ALL: &[Workload] = &[
     growkv::WORKLOAD,
     churn::WORKLOAD,
     inference::WORKLOAD,
+    turmoil::WORKLOAD,
 ];
 
 #[cfg(test)]

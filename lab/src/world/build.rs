@@ -69,7 +69,8 @@ fn config(system: &System, side: &Side, cpus: Vec<NodeId>, placing: Option<&Plac
     let (filter, filter_pages) = segments::filter(system, other);
     // Traces of other machines, and of physical memory, begin at 0.
     let (levels, mmap_min_addr) = (side.levels, 0);
-    KernelConfig { levels, thp, filter, filter_pages, mmap_min_addr, ..KernelConfig::new(cpus) }
+    let swap_slots = side.swap_mib * 256;
+    KernelConfig { levels, thp, swap_slots, filter, filter_pages, mmap_min_addr, ..KernelConfig::new(cpus) }
 }
 
 /// Others take bandwidth.

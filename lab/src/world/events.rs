@@ -78,6 +78,14 @@ impl World {
                 }
                 Ok(())
             }
+            Event::Migrate { process, start, len, node } => self.migrate(*process, *start, *len, *node),
+            Event::MigrateVm { node, pages } => self.migrate_vm(*node, *pages),
+            Event::Inflate { pages } => self.inflate(*pages),
+            Event::Deflate { pages } => {
+                self.deflate(*pages);
+                Ok(())
+            }
+            Event::Reclaim { pages, of_host } => self.reclaim(*pages, *of_host),
             // Marks for whoever measures latencies.
             Event::Request { .. } => Ok(()),
             _ => Ok(()),

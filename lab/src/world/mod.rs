@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod memory;
 mod oblivious;
+mod pressure;
 mod segments;
 mod tables;
 mod translate;
