@@ -43,6 +43,11 @@ const BASES: [(&str, Translation); 7] = [
     ("dual-direct", Translation::DualDirect),
 ];
 
+/// The ways of translation, with the words for them.
+pub(crate) fn bases() -> impl Iterator<Item = (&'static str, Translation)> {
+    BASES.into_iter()
+}
+
 /// Which page sizes a kernel uses for anonymous memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum Pages {
@@ -457,6 +462,9 @@ impl System {
                     "{name} is fragmented to {}; that is a share from 0 to 1",
                     side.fragmentation
                 ));
+            }
+            if side.pages == Pages::Huge1G && side.fragmentation > 0.0 {
+                return Err(format!("fragmented memory has no 1 GiB pages to reserve: {name} cannot have them"));
             }
             if let Frames::PteMagnet { pages } = side.frames {
                 Settings::of(pages).map_err(|bad| bad.to_string())?;

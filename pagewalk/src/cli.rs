@@ -109,6 +109,12 @@ pub enum Command {
         #[arg(long, value_name = "FILE", global = true)]
         html: Option<PathBuf>,
     },
+    /// List every combination of the axes: what runs, and why the others do not.
+    Matrix(MatrixArgs),
+    /// Draw random systems, programs, machines and events, and run them under the oracle.
+    ///
+    /// The first failure ends it: made small, and printed as a command that reproduces it.
+    Soak(SoakArgs),
     /// List what there is to choose from.
     List {
         /// Of what.
@@ -263,6 +269,44 @@ pub enum TraceCommand {
         #[arg(long)]
         thread: Option<u16>,
     },
+}
+
+/// What is done with the combinations of the axes.
+#[derive(Debug, Args)]
+pub struct MatrixArgs {
+    /// Run each that makes sense, for so many accesses (suffixes k, M), with forks, unmaps, migration,
+    /// ballooning and reclaim going on, and check every access.
+    #[arg(long, value_name = "N", value_parser = nonzero, num_args = 0..=1, default_missing_value = "2k")]
+    pub run: Option<u64>,
+    /// Only one in N of them.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub every: u64,
+    /// The machine.
+    #[arg(short, long, default_value = "broadwell")]
+    pub machine: String,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Runs at once; 0 for one a core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+/// How long a soak lasts, and what it draws.
+#[derive(Debug, Args)]
+pub struct SoakArgs {
+    /// Minutes; it ends after the runs that are under way then.
+    #[arg(long, default_value_t = 5.0)]
+    pub minutes: f64,
+    /// Cases at most.
+    #[arg(long, value_parser = nonzero)]
+    pub cases: Option<u64>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Runs at once; 0 for one a core.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
 }
 
 /// What of PTEMagnet's set-up is run, and how much of it.

@@ -13,6 +13,7 @@ mod reproduce;
 mod segments;
 mod shells;
 mod terminal;
+mod soak;
 mod traces;
 mod tracetext;
 mod watch;
@@ -71,6 +72,8 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),
         Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
         Some(Command::Reproduce { what, html }) => done(reproduce(what, html.as_deref(), output)),
+        Some(Command::Matrix(args)) => done(soak::matrix(&args, output)),
+        Some(Command::Soak(args)) => done(soak::soak(&args, output)),
         Some(Command::List { what }) => done(list(what, output)),
         Some(Command::Completions { shell }) => done(shells::completions(shell)),
         Some(Command::Man { directory }) => done(shells::man(&directory)),

@@ -49,6 +49,12 @@ pub(crate) const WORKLOAD: Workload = Workload {
             default: "500",
             meaning: "accesses between two events, on average",
         },
+        Parameter {
+            name: "granule",
+            unit: Unit::Bytes { min: PAGE, max: 1 << 30 },
+            default: "4KiB",
+            meaning: "mappings and parts of them are multiples of this: a reserved huge page cannot be cut",
+        },
     ],
     build,
 };
@@ -65,9 +71,14 @@ const FILE_BYTES: u64 = 4 << 20;
 const NODES: u64 = 4;
 
 fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadError> {
+    let granule = p.bytes("granule");
+    if !granule.is_power_of_two() || p.bytes("footprint") < 2 * granule {
+        return Err(p.impossible("`granule` is a power of two, and the footprint two of it or more"));
+    }
     let mut turmoil = Turmoil {
         name: p.spec(),
-        bytes: p.bytes("footprint") & !(PAGE - 1),
+        granule: granule / PAGE,
+        bytes: p.bytes("footprint") & !(granule - 1),
         live: p.count("processes") as usize,
         threads_each: p.count("threads"),
         period: p.count("period"),
@@ -167,6 +178,8 @@ impl Process {
 
 struct Turmoil {
     name: String,
+    /// Pages.
+    granule: u64,
     bytes: u64,
     live: usize,
     threads_each: u64,
@@ -192,9 +205,9 @@ impl Turmoil {
             2 => 512 * (1 + random.below(3)),
             _ => 1 + random.below(1500),
         };
-        let pages = pages.min(most);
-        let granule = if random.below(2) == 0 { 512 } else { 1 };
-        let places = (self.bytes / PAGE - pages) / granule + 1;
+        let pages = pages.min(most).next_multiple_of(self.granule);
+        let granule = if random.below(2) == 0 { 512 } else { 1 }.max(self.granule);
+        let places = (self.bytes / PAGE).saturating_sub(pages) / granule + 1;
         let start = BASE + random.below(places) * granule * PAGE;
         let file = format!("file {}", random.below(FILES));
         let offset = random.below(FILE_BYTES / PAGE) * PAGE;
@@ -225,13 +238,14 @@ impl Turmoil {
     /// A part of a mapping of `process`, at random; whole ones now and then.
     fn part(&mut self, process: u16) -> Option<(u64, u64)> {
         let (at, piece) = self.processes[usize::from(process)].as_ref()?.any(&mut self.random)?;
-        let pages = (piece.end - at) / PAGE;
+        let granule = self.granule * PAGE;
+        let parts = (piece.end - at) / granule;
         if self.random.below(3) == 0 {
             return Some((at, piece.end));
         }
-        let first = self.random.below(pages);
-        let count = 1 + self.random.below((pages - first).min(64));
-        Some((at + first * PAGE, at + (first + count) * PAGE))
+        let first = self.random.below(parts);
+        let count = 1 + self.random.below((parts - first).min(64));
+        Some((at + first * granule, at + (first + count) * granule))
     }
 
     fn alive(&mut self) -> Option<u16> {

@@ -102,7 +102,7 @@ fn guest_memory(layout: &Layout, system: &System) -> (Layout, Vec<Slot>) {
     // One segment is to hold it: no more than a range of the host's memory without holes.
     let mut one: u64 = bytes.iter().sum();
     if system.translation.has_vm_segment() {
-        one = one.min((segments::longest_range(layout) / 8 * 7 * 4096) & !((1 << 30) - 1));
+        one = one.min((segments::longest_range(layout, &system.host) / 8 * 7 * 4096) & !((1 << 30) - 1));
     }
     let memory = if system.vnuma { Layout::pc(&bytes) } else { Layout::pc(&[one]) };
     let page = reserved(&system.host);

@@ -55,8 +55,18 @@ pub(super) fn filter(system: &System, other: &Side) -> (FilterGeometry, PageSize
     (system.segments.filter().unwrap_or_default(), pages)
 }
 
-/// Frames of the longest range of a machine's memory, over all nodes.
-pub(super) fn longest_range(layout: &Layout) -> u64 {
+/// Frames of the longest range of a machine's memory that a VM's segment may have: over all nodes,
+/// but of one node alone if the host keeps table pages on each, which lie between.
+pub(super) fn longest_range(layout: &Layout, host: &Side) -> u64 {
+    let tables_between = host.table_cache > 0
+        || host.replication != Replication::Off
+        || host.tables_follow
+        || host.tables_on.is_some_and(|node| node > 0)
+        || host.placement != Placement::FirstTouch;
+    if tables_between {
+        let ranges = layout.nodes.iter().flat_map(|node| &node.frames);
+        return ranges.map(|range| range.end - range.start).max().unwrap_or(0);
+    }
     let mut ranges: Vec<_> = layout.nodes.iter().flat_map(|node| node.frames.iter().cloned()).collect();
     ranges.sort_by_key(|range| range.start);
     let (mut longest, mut run) = (0, 0..0);
