@@ -34,6 +34,7 @@ pub const AXES: &[Axis] = &[
         of_vm: true,
     },
     Axis { name: "frames", choices: &["", "ptemagnet", "frag=0.5", "frag=0.5+ptemagnet"], of_vm: false },
+    Axis { name: "sharing", choices: &["", "babelfish", "babelfish=tables", "babelfish=tlb"], of_vm: false },
     Axis { name: "levels", choices: &["", "5level"], of_vm: false },
 ];
 

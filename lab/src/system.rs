@@ -464,7 +464,9 @@ impl System {
                 ));
             }
             if side.pages == Pages::Huge1G && side.fragmentation > 0.0 {
-                return Err(format!("fragmented memory has no 1 GiB pages to reserve: {name} cannot have them"));
+                return Err(format!(
+                    "fragmented memory has no 1 GiB pages to reserve: {name} cannot have them"
+                ));
             }
             if let Frames::PteMagnet { pages } = side.frames {
                 Settings::of(pages).map_err(|bad| bad.to_string())?;

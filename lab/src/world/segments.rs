@@ -1,6 +1,7 @@
 //! The axis of direct segments: who gets one, when, and with which frames bad.
 
 use super::*;
+use crate::numa::Replication;
 use crate::segments::{SegmentOutcome, Step};
 use mechanisms::segments::FilterGeometry;
 use os::hypervisor::{GuestOnHost, KEPT_BELOW_GAP};
