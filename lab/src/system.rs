@@ -651,7 +651,7 @@ mod tests {
     #[test]
     fn every_preset_parses_and_prints_as_itself() {
         for (name, _) in PRESETS {
-            assert_eq!(System::parse(name).unwrap().to_string(), name);
+            assert_eq!(System::parse(name).unwrap().to_string(), *name);
         }
         for name in [
             "nested+frag=0.5+host-placement=interleave",
