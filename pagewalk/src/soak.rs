@@ -26,7 +26,7 @@ fn watched(
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
     let result = soak::run(draw, workers(threads), deadline, &|done| {
-        let _ = bar.show(Progress { accesses: done.accesses, total: None });
+        let _ = bar.show(Progress { accesses: done.accesses, total: None, misses: 0 });
     });
     let result = result.map_err(|failed| {
         let (done, case, failure) = *failed;
