@@ -112,7 +112,7 @@ const FONT = { fontSize: "12px", fontFamily: "inherit" };
 /** Room for the longest of these names, in pixels. */
 function room(names, width) {
   const longest = Math.max(4, ...names.map((n) => String(n).length));
-  return Math.min(longest * 6.9 + 14, width * 0.42);
+  return Math.min(longest * 7.3 + 16, width * 0.42);
 }
 
 function shortened(name, pixels) {

@@ -31,7 +31,7 @@ function linesPicture(system, width) {
   svg.append("text").attr("x", x2 + 6).attr("y", 12).text(`host lines: ${right.length}`);
   const y = (i) => 26 + i * row + row / 2;
   const z = (i) => 26 + ((i + 0.5) * (height - 26)) / Math.max(1, right.length);
-  const color = d3.scaleOrdinal(d3.range(1, 9), d3.quantize(d3.interpolateRgbBasis(["#3a8fc9", "#8fa08a", "#e69f00", "#c74a0a"]), 8));
+  const color = d3.scaleOrdinal(d3.range(1, 9), ["#3a8fc9", "#b59b3a", "#d98f1f", "#e07b12", "#d9640a", "#cc5208", "#bf4307", "#a83505"]);
   const tall = Math.max(1, Math.min(row - 4, (height - 26) / Math.max(1, right.length) - 1));
   for (const [line, i] of host) {
     svg.append("rect").attr("x", x2).attr("width", 12).attr("y", z(i) - tall / 2).attr("height", tall).attr("fill", "var(--soft)")

@@ -17,7 +17,7 @@ use std::path::PathBuf;
   pagewalk run -s nested-thp-thp -w my.parquet --verify
   pagewalk compare native nested -- sqlite3 my.db 'select count(*) from t'
   pagewalk record -o t.parquet --limit 10M -- redis-server
-  pagewalk explain nested 0x7f0000001000 -w gups
+  pagewalk explain nested 0x7fffc0001000 -w gups
   pagewalk list workloads                         names, parameters, sources")]
 pub struct Cli {
     /// What to do.

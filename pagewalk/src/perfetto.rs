@@ -27,8 +27,9 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
     for (index, (outcome, sight)) in seen.iter().enumerate() {
         let pid = index + 1;
         event(json!({ "ph": "M", "pid": pid, "name": "process_name", "args": { "name": outcome.system } }))?;
-        let begin = sight.walks.iter().flatten().map(|walk| walk.start).min().unwrap_or(0);
         for (core, walks) in sight.walks.iter().enumerate() {
+            // A core's clock tells nothing about another's before they meet: each begins at 0.
+            let begin = walks.iter().map(|walk| walk.start).min().unwrap_or(0);
             let walkers = walks.iter().map(|walk| walk.walker + 1).max().unwrap_or(0);
             for walker in 0..walkers {
                 let name = format!("core {core}, walker {walker}");

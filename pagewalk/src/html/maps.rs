@@ -106,9 +106,10 @@ pub fn memory(seen: &[(Outcome, Sight)]) -> Vec<Part> {
     if !nodes.is_empty() {
         parts.push(Part::Nodes(json!({ "systems": nodes })));
     }
+    let sharing = views.iter().any(|(_, view)| view.leaf_tables.uses > view.leaf_tables.frames);
     let shared: Vec<Value> = views
         .iter()
-        .filter(|(_, view)| view.leaf_tables.processes.len() > 1)
+        .filter(|(_, view)| sharing && view.leaf_tables.processes.len() > 1)
         .map(|(o, view)| {
             let t = &view.leaf_tables;
             let hex = |(at, frames): &(u64, Vec<Option<u64>>)| {
