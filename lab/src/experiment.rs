@@ -4,6 +4,8 @@
 //! runs them, worlds on as many threads as the machine has cores. Each world is
 //! alone with its state, so the outcome does not depend on the threads.
 
+mod each;
+
 use crate::hardware::Spent;
 use crate::layout::RealLayout;
 use crate::look::{Board, Look, Recording, Sample, Sight};
@@ -20,6 +22,11 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
+
+pub use each::{Member, run_each};
+
+/// Accesses of a generator that are counted, and at most that many that warm up, if nothing is said.
+pub const GENERATED: (u64, u64) = (10_000_000, 5_000_000);
 
 /// What to run, besides the input.
 #[derive(Clone, Debug)]
@@ -86,6 +93,14 @@ pub enum ExperimentError {
         /// Why.
         reason: String,
     },
+    /// An error of ours.
+    #[error("under {system}: the program failed, which is an error of its own: {message}")]
+    Panicked {
+        /// Which system.
+        system: String,
+        /// What it said.
+        message: String,
+    },
 }
 
 /// Blocks handed from the decoder to the workers at once: large enough that the
@@ -120,6 +135,36 @@ struct Start {
 }
 
 impl Run {
+    /// Builds the world of a plan, of which `walks` walks of each core are recorded.
+    fn begin(
+        plan: Plan,
+        experiment: &Experiment,
+        setup: &Setup,
+        walks: usize,
+        line: usize,
+    ) -> Result<Run, ExperimentError> {
+        let name = plan.system.to_string();
+        let world = World::new(plan, setup)
+            .map_err(|error| ExperimentError::World { system: name.clone(), error: Box::new(error) })?;
+        let mut run = Run {
+            name,
+            world,
+            seen: 0,
+            warmup: experiment.warmup,
+            end: experiment.accesses.map(|n| n.saturating_add(experiment.warmup)),
+            start: Start::default(),
+            dump: experiment.dump_tables,
+            dumps: Vec::new(),
+            recording: Recording::default(),
+            walks,
+            line,
+        };
+        if run.warmup == 0 {
+            run.mark();
+        }
+        Ok(run)
+    }
+
     fn mark(&mut self) {
         self.world.reset_counters();
         let (stats, host) = self.world.stats();
@@ -303,6 +348,43 @@ fn software(stats: &Stats, host: Option<&Stats>, start: &Start, world: &World) -
     }
 }
 
+/// What of a machine decides whether a system can be on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Room {
+    nodes: usize,
+    bytes: u64,
+}
+
+impl Room {
+    pub(crate) fn of(profile: &Profile) -> Room {
+        let layout = profile.layout();
+        let frames: u64 = layout.nodes.iter().flat_map(|n| &n.frames).map(|r| r.end - r.start).sum();
+        Room { nodes: layout.nodes.len(), bytes: frames * 4096 }
+    }
+
+    /// Refuses a system that makes no sense here, or for a workload that fills so many bytes before it begins.
+    pub(crate) fn check(&self, system: &System, workload: &str, filled: u64) -> Result<(), String> {
+        system.check()?;
+        system.check_on(self.nodes)?;
+        let room = if system.is_virtual() { self.bytes / 8 * 7 } else { self.bytes };
+        if filled > room / 100 * 99 {
+            return Err(format!(
+                "{workload} fills a footprint of {} GiB, and there are {} GiB of memory; take a smaller footprint \
+                 or a larger machine",
+                filled >> 30,
+                room >> 30
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that are filled before the first access.
+pub(crate) fn filled(setup: &Setup) -> u64 {
+    let regions = setup.processes.iter().flat_map(|p| &p.regions);
+    regions.filter(|r| r.populate != machine::input::Populate::OnDemand).map(|r| r.len).sum()
+}
+
 /// The plan for one system.
 ///
 /// # Errors
@@ -314,28 +396,7 @@ pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Pl
         machine: profile.name.clone(),
         reason,
     };
-    system.check().map_err(refused)?;
-    let layout = profile.layout();
-    system.check_on(layout.nodes.len()).map_err(refused)?;
-    let memory: u64 =
-        layout.nodes.iter().flat_map(|n| &n.frames).map(|r| r.end - r.start).sum::<u64>() * 4096;
-    let filled: u64 = setup
-        .processes
-        .iter()
-        .flat_map(|p| &p.regions)
-        .filter(|r| r.populate != machine::input::Populate::OnDemand)
-        .map(|r| r.len)
-        .sum();
-    let room = if system.is_virtual() { memory / 8 * 7 } else { memory };
-    if filled > room / 100 * 99 {
-        return Err(refused(format!(
-            "{} fills a footprint of {} GiB, and there are {} GiB of memory; take a smaller footprint or a \
-             larger machine",
-            setup.name,
-            filled >> 30,
-            room >> 30
-        )));
-    }
+    Room::of(profile).check(&system, &setup.name, filled(setup)).map_err(refused)?;
     let threads = setup.threads.len().max(1);
     Ok(Plan {
         system,
@@ -400,27 +461,7 @@ pub fn run_and_look(
             });
         }
         let plan = Plan { placing: placing.clone(), ..plan(experiment, *system, &setup)? };
-        let name = system.to_string();
-        let world = World::new(plan, &setup)
-            .map_err(|error| ExperimentError::World { system: name.clone(), error: Box::new(error) })?;
-        let end = experiment.accesses.map(|n| n.saturating_add(experiment.warmup));
-        let mut run = Run {
-            name,
-            world,
-            seen: 0,
-            warmup: experiment.warmup,
-            end,
-            start: Start::default(),
-            dump: experiment.dump_tables,
-            dumps: Vec::new(),
-            recording: Recording::default(),
-            walks: look.walks,
-            line: runs.len(),
-        };
-        if run.warmup == 0 {
-            run.mark();
-        }
-        runs.push(run);
+        runs.push(Run::begin(plan, experiment, &setup, look.walks, runs.len())?);
     }
     let end = experiment.accesses.map(|n| n.saturating_add(experiment.warmup));
     let total = match (end, setup.accesses) {

@@ -18,6 +18,7 @@ pub mod scenario;
 pub mod segments;
 pub mod sharing;
 pub mod soak;
+pub mod sweep;
 pub mod system;
 pub mod tagged;
 pub mod world;

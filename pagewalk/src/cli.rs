@@ -115,6 +115,12 @@ pub enum Command {
     ///
     /// The first failure ends it: made small, and printed as a command that reproduces it.
     Soak(SoakArgs),
+    /// Thousands of experiments from one file, on all cores or a cluster, with nothing lost.
+    Sweep {
+        /// What to do.
+        #[command(subcommand)]
+        command: crate::sweep::Sweep,
+    },
     /// List what there is to choose from.
     List {
         /// Of what.

@@ -4,7 +4,7 @@ use crate::cli;
 use crate::live::Program;
 use anyhow::{Context, Result, bail};
 use lab::System;
-use lab::experiment::{DumpTables, Experiment};
+use lab::experiment::{DumpTables, Experiment, GENERATED};
 use lab::layout::RealLayout;
 use machine::input::Source;
 use machine::profile::Profile;
@@ -14,10 +14,6 @@ use trace::capture::{Relaid, Snapshot};
 
 /// The built-in trace: a real program's accesses, see `data/README.md`.
 static BUILTIN: &[u8] = include_bytes!("../../data/redis-mget.parquet");
-
-/// Accesses of a generator that are counted, and those that warm up, if nothing was said.
-const GENERATED: u64 = 10_000_000;
-const GENERATED_WARMUP: u64 = 5_000_000;
 
 /// Where accesses come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +94,8 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
     };
     let (warmup, accesses) = match &input {
         Input::Workload(_) => {
-            let accesses = args.accesses.unwrap_or(GENERATED);
-            (args.warmup.unwrap_or(GENERATED_WARMUP.min(accesses)), Some(accesses))
+            let accesses = args.accesses.unwrap_or(GENERATED.0);
+            (args.warmup.unwrap_or(GENERATED.1.min(accesses)), Some(accesses))
         }
         // How long a program runs nobody knows; its start is part of it.
         Input::Live(_) => (args.warmup.unwrap_or(0), args.accesses),

@@ -13,6 +13,7 @@ mod reproduce;
 mod segments;
 mod shells;
 mod soak;
+mod sweep;
 mod terminal;
 mod traces;
 mod tracetext;
@@ -74,6 +75,7 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Reproduce { what, html }) => done(reproduce(what, html.as_deref(), output)),
         Some(Command::Matrix(args)) => done(soak::matrix(&args, output)),
         Some(Command::Soak(args)) => done(soak::soak(&args, output)),
+        Some(Command::Sweep { command }) => sweep::sweep(command, output),
         Some(Command::List { what }) => done(list(what, output)),
         Some(Command::Completions { shell }) => done(shells::completions(shell)),
         Some(Command::Man { directory }) => done(shells::man(&directory)),

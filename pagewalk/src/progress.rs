@@ -6,7 +6,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lab::experiment::Progress;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// How a run is shown while it goes on.
 #[derive(Debug)]
@@ -83,6 +84,42 @@ impl Bar {
     /// Takes the line away.
     pub fn end(&self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// How many points of a sweep have ended.
+#[derive(Debug)]
+pub struct Points {
+    bar: ProgressBar,
+    accesses: AtomicU64,
+    begun: Instant,
+}
+
+impl Points {
+    /// A bar of so many points; a hidden one if it should be quiet or standard error is no terminal.
+    pub fn new(quiet: bool, points: u64) -> Points {
+        let target =
+            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
+        let bar = ProgressBar::with_draw_target(Some(points), target);
+        bar.set_style(style("{bar:30} {human_pos} of {human_len} points, {msg}, {eta} left"));
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Points { bar, accesses: AtomicU64::new(0), begun: Instant::now() }
+    }
+    /// So many accesses more were made.
+    pub fn accesses(&self, n: u64) {
+        let all = self.accesses.fetch_add(n, Ordering::Relaxed) + n;
+        if !self.bar.is_hidden() {
+            let rate = all as f64 / self.begun.elapsed().as_secs_f64().max(1e-3) / 1e6;
+            self.bar.set_message(format!("{rate:.1} M accesses/s"));
+        }
+    }
+    /// So many points more have ended.
+    pub fn points(&self, n: u64) {
+        self.bar.inc(n);
+    }
+    /// Takes the line away.
+    pub fn end(&self) {
+        self.bar.finish_and_clear();
     }
 }
 

@@ -61,7 +61,15 @@ impl Profile {
     pub fn from_toml(text: &str, file: &str) -> Result<Profile, ProfileError> {
         let profile: Profile =
             toml::from_str(text).map_err(|error| ProfileError::syntax(file, error.to_string()))?;
-        check::check(&profile, file)?;
-        Ok(profile)
+        profile.checked(file)
+    }
+
+    /// Checks a profile that was changed after it was read; `file` is how errors name it.
+    ///
+    /// # Errors
+    /// If a value cannot be.
+    pub fn checked(self, file: &str) -> Result<Profile, ProfileError> {
+        check::check(&self, file)?;
+        Ok(self)
     }
 }
