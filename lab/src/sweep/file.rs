@@ -63,17 +63,6 @@ struct Text {
 }
 
 impl Sweep {
-    /// Reads a file.
-    ///
-    /// # Errors
-    /// If it cannot be read or is no sweep.
-    pub fn load(file: &Path) -> Result<Sweep, SweepError> {
-        let fail = |reason: String| SweepError { file: file.to_path_buf(), reason };
-        let text = std::fs::read_to_string(file).map_err(|e| fail(format!("cannot be read: {e}")))?;
-        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Sweep::parse(&text, file, parent)
-    }
-
     /// Understands a file's text; paths in it begin in `directory`.
     ///
     /// # Errors

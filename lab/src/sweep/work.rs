@@ -180,7 +180,13 @@ impl Shared<'_> {
             Ok(outcomes) => outcomes?
                 .into_iter()
                 .map(|outcome| match outcome {
-                    Ok(outcome) => Fate::Done(Record::from(&outcome)),
+                    Ok(mut outcome) => {
+                        if input.trace.is_some() {
+                            // As written in the sweep: where the file lies differs from machine to machine.
+                            outcome.workload.clone_from(&input.name);
+                        }
+                        Fate::Done(Record::from(&outcome))
+                    }
                     Err(error) => Fate::Failed(error.to_string()),
                 })
                 .collect(),

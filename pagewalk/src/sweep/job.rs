@@ -26,20 +26,11 @@ pub(super) struct Job {
 
 /// Puts units together to tasks of about `seconds` each, and writes them down.
 pub(super) fn create(sweep: &Path, plan: &Plan, units: &[Unit], seconds: f64, most: usize) -> Result<Job> {
-    let total: f64 = units.iter().map(|unit| unit.cost.seconds).sum();
-    let target = seconds.max(total / most as f64);
-    let mut tasks: Vec<(Vec<&Unit>, f64, u64)> = Vec::new();
-    for unit in units {
-        // Tasks are not always filled to the brim, so there may be no more of them before the units end.
-        let full = tasks.len() == most;
-        match tasks.last_mut() {
-            Some((units, taken, bytes)) if *taken + unit.cost.seconds <= target || full => {
-                units.push(unit);
-                *taken += unit.cost.seconds;
-                *bytes = (*bytes).max(unit.cost.bytes);
-            }
-            _ => tasks.push((vec![unit], unit.cost.seconds, unit.cost.bytes)),
-        }
+    let mut target = seconds;
+    let mut tasks = packed(units, target);
+    while tasks.len() > most {
+        target *= 1.1;
+        tasks = packed(units, target);
     }
     let head = Head { plan: plan.digest(), version: lab::results::version(), tasks: tasks.len() };
     let mut text = serde_json::to_string(&head)? + "\n";
@@ -55,6 +46,25 @@ pub(super) fn create(sweep: &Path, plan: &Plan, units: &[Unit], seconds: f64, mo
     let seconds = tasks.iter().map(|task| task.1).fold(0.0, f64::max);
     let bytes = tasks.iter().map(|task| task.2).max().unwrap_or(0);
     Ok(Job { name, directory, tasks: tasks.len(), seconds, bytes })
+}
+
+/// Units of a task, its seconds, and the bytes of its largest unit.
+type Task<'a> = (Vec<&'a Unit>, f64, u64);
+
+/// Neighbours together, up to so many seconds.
+fn packed(units: &[Unit], seconds: f64) -> Vec<Task<'_>> {
+    let mut tasks: Vec<Task<'_>> = Vec::new();
+    for unit in units {
+        match tasks.last_mut() {
+            Some((units, taken, bytes)) if *taken + unit.cost.seconds <= seconds => {
+                units.push(unit);
+                *taken += unit.cost.seconds;
+                *bytes = (*bytes).max(unit.cost.bytes);
+            }
+            _ => tasks.push((vec![unit], unit.cost.seconds, unit.cost.bytes)),
+        }
+    }
+    tasks
 }
 
 /// The units of a task: places of points.

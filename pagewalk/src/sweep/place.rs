@@ -17,7 +17,7 @@ impl Place {
     /// Plans a sweep from its file, or from the copy in its directory.
     pub(super) fn open(which: &Which) -> Result<Place> {
         let given = &which.sweep;
-        let (file, origin, directory) = if given.is_dir() {
+        let (copy, file, directory) = if given.is_dir() {
             let origin = fs::read_to_string(given.join("origin")).with_context(|| {
                 format!("{} is no sweep's directory: it has no `origin`; name the TOML file", given.display())
             })?;
@@ -27,16 +27,13 @@ impl Place {
             if beside == *given {
                 bail!("there is no directory {}; name the sweep's TOML file", given.display());
             }
-            let origin = given.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            (given.clone(), origin.to_path_buf(), which.directory.clone().unwrap_or(beside))
+            (given.clone(), given.clone(), which.directory.clone().unwrap_or(beside))
         };
         let text =
-            fs::read_to_string(&file).with_context(|| format!("cannot read sweep {}", file.display()))?;
-        let mut sweep = Sweep::parse(&text, &file, &origin)?;
-        if given.is_dir() && sweep.name == "sweep" {
-            // Called after its file, of which the directory is.
-            sweep.name = given.file_stem().map_or(sweep.name, |stem| stem.to_string_lossy().into_owned());
-        }
+            fs::read_to_string(&copy).with_context(|| format!("cannot read sweep {}", copy.display()))?;
+        // The copy is understood as the file that it is of: its name, and where its paths begin.
+        let origin = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let sweep = Sweep::parse(&text, &file, origin)?;
         let mut digests = Digests::kept_in(&directory.join("digests.json"));
         let plan = Plan::new(sweep, &mut digests)?;
         if directory.is_dir() {
@@ -55,7 +52,7 @@ impl Place {
             )
         };
         fs::create_dir_all(directory).with_context(place)?;
-        let origin = std::path::absolute(&self.plan.sweep.directory)?;
+        let origin = std::path::absolute(&self.plan.sweep.file)?;
         let keep = |name: &str, content: &[u8]| {
             let path = directory.join(name);
             match fs::read(&path).is_ok_and(|old| old == content) {
