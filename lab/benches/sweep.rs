@@ -35,7 +35,7 @@ fn mib(field: &str) -> u64 {
 
 fn plan() {
     let text = r#"
-        seeds = { from = 1, to = 100 }
+        seeds = { from = 1, to = 50 }
         [base]
         accesses = "1M"
         [cross]
@@ -43,7 +43,7 @@ fn plan() {
                   "nested+ptemagnet", "shadow-thp-thp", "native-2m"]
         workload = ["gups", "zipf", "chase", "btree", "kv"]
         "workload.footprint" = ["64MiB", "256MiB", "1GiB", "4GiB"]
-        "machine.cache.llc.kib" = { from = 4096, to = 65536, times = 2 }
+        "machine.cache.llc.kib" = { from = 5632, to = 90112, times = 2 }
         "machine.topology.gib_per_socket" = [64, 96, 128, 192]
         "system.kernel.fragmentation" = { from = 0.0, to = 0.8, step = 0.2 }
         "#;
@@ -150,7 +150,7 @@ fn cores() {
     let mut seconds = Vec::new();
     for workers in [1, 2, 1, 2] {
         let directory = scratch("cores");
-        seconds.push(run(&plan, &directory, workers, total / (4 * workers) as f64));
+        seconds.push(run(&plan, &directory, workers, total / (2 * workers) as f64));
         let _ = std::fs::remove_dir_all(directory);
     }
     let (one, two) = (seconds[0].min(seconds[2]), seconds[1].min(seconds[3]));

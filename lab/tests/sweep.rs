@@ -69,7 +69,7 @@ fn points_are_what_the_file_says() {
         accesses = "10k"
         [cross]
         system = ["native", "nested"]
-        "machine.cache.llc.kib" = { from = 8192, to = 32768, times = 2 }
+        "machine.cache.llc.kib" = { from = 10240, to = 40960, times = 2 }
         [[zip]]
         machine = ["broadwell", "sandy-bridge-en"]
         workload.footprint = ["1MiB", "2MiB"]
@@ -85,7 +85,7 @@ fn points_are_what_the_file_says() {
         for (machine, footprint) in
             [("broadwell", "gups:footprint=1MiB"), ("sandy-bridge-en", "gups:footprint=2MiB")]
         {
-            for llc in [8192, 16384, 32768] {
+            for llc in [10240, 20480, 40960] {
                 for number in 0..6 {
                     if (system, machine) != ("nested", "broadwell") {
                         expect.insert((
@@ -254,32 +254,36 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn a_point_that_fails_does_not_stop_the_others() {
-    // A process of 4 GiB on demand in a machine of 1 GiB: it runs out of memory while it runs.
+    // A VM's host needs more than the half gigabyte that is left of this machine, which shows when its world is built.
     let plan = plan(
         r#"
         [base]
         machine = "sandy-bridge-en"
         "machine.topology.gib_per_socket" = 1
         "machine.topology.sockets" = 1
-        accesses = 600000
-        warmup = 0
+        accesses = 1000
+        workload = "gups:footprint=1MiB"
         [cross]
-        system = ["native", "nested"]
-        workload = ["growkv:footprint=8GiB", "gups:footprint=1MiB"]
+        system = ["native", "nested", "native-thp"]
         "#,
     )
     .unwrap();
     let directory = scratch("fail");
-    assert_eq!(run(&plan, &directory, 2, 1e9), plan.points.len() as u64);
+    let costs = Costs::new(&plan);
+    assert_eq!(
+        units(&plan, 0..3, |point| costs.of(point), u64::MAX, 1e9).len(),
+        1,
+        "one stream feeds all three"
+    );
+    assert_eq!(run(&plan, &directory, 1, 1e9), 3);
     let found = Store::new(&directory).read(true).unwrap();
-    let small: Vec<_> = plan
-        .points
-        .iter()
-        .filter(|point| plan.inputs[point.input as usize].name.starts_with("gups"))
-        .collect();
-    assert!(small.iter().all(|point| found.done.contains_key(&point.key)), "{:?}", found.failed);
-    let counts = Collected::count(&plan, &found);
-    assert_eq!(counts.rows + counts.failed, plan.points.len() as u64);
+    for point in &plan.points {
+        match plan.systems[point.system as usize].0.as_str() {
+            "nested" => assert!(found.failed[&point.key].contains("memory"), "{:?}", found.failed),
+            _ => assert!(found.done.contains_key(&point.key), "{:?}", found.failed),
+        }
+    }
+    assert_eq!(Collected::count(&plan, &found), Collected { rows: 2, failed: 1, missing: 0 });
     std::fs::remove_dir_all(directory).unwrap();
 }
 
@@ -325,4 +329,13 @@ fn a_full_disk_is_told_and_nothing_is_lost() {
     assert!(error.to_string().contains("make room and run again"), "{error}");
     assert_eq!(store.read(true).unwrap().failed[&keys[0]], "point 0");
     std::fs::remove_dir_all(directory).unwrap();
+}
+
+#[test]
+fn the_documented_example_is_the_one_that_is_tested() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let example = std::fs::read_to_string(root.join("examples/walks.toml")).unwrap();
+    assert!(std::fs::read_to_string(root.join("docs/sweeps.md")).unwrap().contains(&example));
+    let plan = plan(&example).unwrap();
+    assert_eq!((plan.points.len(), plan.excluded, plan.refused.len()), (80, 16, 0));
 }

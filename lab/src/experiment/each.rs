@@ -83,7 +83,8 @@ pub fn run_each(
             }
         }
         until = end(&runs);
-        if progress(Progress { accesses: seen, total }).is_break() {
+        let misses = runs.iter().flatten().map(|(_, run)| run.sample().stlb_misses).max().unwrap_or(0);
+        if progress(Progress { accesses: seen, total, misses }).is_break() {
             return Ok(None);
         }
     }

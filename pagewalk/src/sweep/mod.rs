@@ -90,8 +90,9 @@ fn local_units(
     let (fit, large): (Vec<usize>, Vec<usize>) =
         points.into_iter().partition(|at| cost(at).bytes <= options.memory);
     let total: f64 = fit.iter().map(|at| cost(at).seconds).sum();
-    // Several units for each worker, so that all end at about the same time.
-    let seconds = total / (4 * options.workers) as f64;
+    // Two units for each worker, so that all end at about the same time; where there are more streams than that, each
+    // is decoded once.
+    let seconds = total / (2 * options.workers) as f64;
     let memory = options.memory / options.workers as u64;
     let mut units = units(&place.plan, fit, |point| costs.of(point), memory, seconds);
     // What takes longest begins first.
