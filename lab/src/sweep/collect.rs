@@ -124,8 +124,11 @@ struct Group {
     means: Vec<Value>,
 }
 
+/// The number of a group, and what its rows have in [`MEANS`].
+type Rows = (u64, Vec<[Option<f64>; MEANS.len()]>);
+
 fn groups(plan: &Plan, record: &impl Fn(&Key) -> Option<Record>) -> FxHashMap<[u32; 4], Group> {
-    let mut members = FxHashMap::<[u32; 4], (u64, Vec<[Option<f64>; MEANS.len()]>)>::default();
+    let mut members = FxHashMap::<[u32; 4], Rows>::default();
     let mut next = 0;
     for point in &plan.points {
         let (_, numbers) = members.entry(Point::group(point)).or_insert_with(|| {
@@ -136,7 +139,7 @@ fn groups(plan: &Plan, record: &impl Fn(&Key) -> Option<Record>) -> FxHashMap<[u
             numbers.push(MEANS.map(|name| record.number(name)));
         }
     }
-    let group = |(key, (number, rows)): ([u32; 4], (u64, Vec<[Option<f64>; MEANS.len()]>))| {
+    let group = |(key, (number, rows)): ([u32; 4], Rows)| {
         let means = (0..MEANS.len()).flat_map(|at| {
             let numbers: Vec<f64> = rows.iter().filter_map(|row| row[at]).collect();
             if numbers.is_empty() {

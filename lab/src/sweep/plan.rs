@@ -159,12 +159,15 @@ fn table(
     Ok(Table { axes, entries })
 }
 
+/// Parameters and their values.
+type Changes<'a> = Vec<(&'a str, &'a Json)>;
+
 /// The value of a part's own name, and changes in the part.
 fn named<'a>(
     part: &str,
     otherwise: &'a str,
     all: &[(&'a str, &'a Json)],
-) -> Result<(&'a str, Vec<(&'a str, &'a Json)>), Wrong> {
+) -> Result<(&'a str, Changes<'a>), Wrong> {
     let mut name = otherwise;
     let mut changes = Vec::new();
     for (key, value) in all {

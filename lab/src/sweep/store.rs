@@ -382,7 +382,7 @@ mod tests {
                 };
                 fs::write(&path, bad).unwrap();
                 let (got, found) = read();
-                assert_eq!(found.damaged, [path.clone()], "at {place}");
+                assert_eq!(found.damaged, std::slice::from_ref(&path), "at {place}");
                 for (key, fate) in &got {
                     assert_eq!(Some(fate), wanted.get(key), "at {place}");
                 }

@@ -14,8 +14,15 @@ use std::path::Path;
 /// Reasons that are printed; `--json` has all.
 const REASONS: usize = 10;
 
-fn json_text(value: &serde_json::Value) -> Result<String> {
-    Ok(serde_json::to_string_pretty(value)? + "\n")
+/// As all of `--json` is, with what it is.
+fn json_text(kind: &str, value: serde_json::Value) -> Result<String> {
+    let mut text = serde_json::Map::new();
+    text.insert("schema".into(), crate::SCHEMA.into());
+    text.insert("kind".into(), kind.into());
+    if let serde_json::Value::Object(fields) = value {
+        text.extend(fields);
+    }
+    Ok(serde_json::to_string_pretty(&text)? + "\n")
 }
 
 /// `1 point`, `2 points`.
@@ -81,7 +88,7 @@ pub(super) fn plan(
             json!({ "points": refused.points, "reason": refused.reason, "first": refused.first })
         }).collect();
         let mut value = json!({
-            "schema": 1, "name": plan.sweep.name, "plan": plan.digest(), "directory": place.directory,
+            "name": plan.sweep.name, "plan": plan.digest(), "directory": place.directory,
             "points": plan.points.len(), "done": counts.rows, "failed": counts.failed,
             "refused": refused, "excluded": plan.excluded, "same": plan.same,
             "estimate": { "probed": probed, "core_seconds": seconds, "seconds": wall, "workers": options.workers,
@@ -90,7 +97,7 @@ pub(super) fn plan(
         if list {
             value["list"] = listed.into();
         }
-        return json_text(&value);
+        return json_text("sweep-plan", value);
     }
     let mut text = format!("{}: {}", plan.sweep.name, points(plan.points.len() as u64));
     let axes = plan.sweep.axes.iter().filter(|axis| axis.rows.len() > 1);
@@ -210,7 +217,8 @@ pub(super) fn ran(
     let refused: u64 = place.plan.refused.iter().map(|refused| refused.points).sum();
     if as_json {
         return json_text(
-            &json!({ "schema": 1, "directory": place.directory, "done": counts.rows, "failed": counts.failed,
+            "sweep-run",
+            json!({ "directory": place.directory, "done": counts.rows, "failed": counts.failed,
             "missing": counts.missing, "refused": refused, "too_large": large.len(), "failures": failures_json(&failures) }),
         );
     }
@@ -259,7 +267,8 @@ pub(super) fn status(
             })
             .collect();
         return json_text(
-            &json!({ "schema": 1, "directory": place.directory, "points": place.plan.points.len(),
+            "sweep-status",
+            json!({ "directory": place.directory, "points": place.plan.points.len(),
             "done": counts.rows, "running": running, "failed": counts.failed, "waiting": waiting, "worker": holder,
             "failures": failures_json(&failures), "damaged": found.damaged, "different": found.different, "slurm": jobs }),
         );
@@ -306,7 +315,8 @@ pub(super) fn status(
 pub(super) fn collected(file: &Path, counts: &Collected, as_json: bool) -> Result<String> {
     if as_json {
         return json_text(
-            &json!({ "schema": 1, "file": file, "rows": counts.rows, "failed": counts.failed, "missing": counts.missing }),
+            "sweep-collect",
+            json!({ "file": file, "rows": counts.rows, "failed": counts.failed, "missing": counts.missing }),
         );
     }
     let mut text = format!("{}: {} rows", file.display(), thousands(counts.rows));
@@ -323,7 +333,8 @@ pub(super) fn collected(file: &Path, counts: &Collected, as_json: bool) -> Resul
 pub(super) fn submitted(submitted: &Submitted, job: &Job, place: &Place, as_json: bool) -> Result<String> {
     if as_json {
         return json_text(
-            &json!({ "schema": 1, "array": submitted.array, "collect": submitted.collect, "tasks": job.tasks,
+            "sweep-submit",
+            json!({ "array": submitted.array, "collect": submitted.collect, "tasks": job.tasks,
             "directory": place.directory, "longest_seconds": job.seconds, "largest_bytes": job.bytes }),
         );
     }
@@ -341,7 +352,7 @@ pub(super) fn submitted(submitted: &Submitted, job: &Job, place: &Place, as_json
 
 pub(super) fn cancelled(ended: &[String], as_json: bool) -> Result<String> {
     if as_json {
-        return json_text(&json!({ "schema": 1, "ended": ended }));
+        return json_text("sweep-cancel", json!({ "ended": ended }));
     }
     Ok(match ended {
         [] => "nothing runs\n".to_string(),

@@ -71,7 +71,7 @@ pub(super) fn submit(
     let throttle = if at_once > 0 { format!("%{at_once}") } else { String::new() };
     // An estimate is one: what takes twice as long, or half as much memory more, shall not be killed.
     let minutes = (job.seconds * 3.0 / 60.0).ceil() as u64 + 10;
-    let mib = (job.bytes * 3 / 2 >> 20) + 128;
+    let mib = ((job.bytes * 3 / 2) >> 20) + 128;
     let log = |name: &str| format!("--output={}", directory.join(name).display());
     let mut args: Vec<String> = [
         "--parsable".to_string(),
