@@ -123,3 +123,18 @@ fn a_fault_of_the_kernel_is_reported() {
 fn the_kernel_is_its_own_guest() {
     passes("guest", 2, 4);
 }
+
+#[test]
+fn ptemagnet_on_real_nested_tables() {
+    passes("ptemagnet", 2, 4);
+}
+
+#[test]
+fn vmitosis_on_real_nested_tables() {
+    passes("vmitosis", 2, 4);
+}
+
+#[test]
+fn shadow_paging_with_real_exits() {
+    passes("shadow", 2, 4);
+}

@@ -33,7 +33,6 @@ pub struct Machine {
     /// This kernel's image as a file, for guests.
     pub image: Option<Range<u64>>,
     /// What the command line says beside the scenario.
-    #[allow(dead_code, reason = "guests' scenarios have choices")]
     pub command_line: String,
 }
 

@@ -38,6 +38,10 @@ impl DirectMap {
     pub fn new(end: u64) -> DirectMap {
         DirectMap { descriptors: SparseFrames::default(), end }
     }
+    /// The first frame above all memory.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
 }
 
 /// Links the kernel's half, whose table is at `kernel`, into a top-level table, so that a CPU can run on it.

@@ -158,7 +158,7 @@ impl World {
                     return Some(leaf.frame.number());
                 }
                 Err(Fault::Page { .. }) => {
-                    let fault = ShadowFault { root, levels, va, intent };
+                    let fault = ShadowFault { root, levels, va, intent, user: true };
                     let s = &mut self.host;
                     let (vm, mem) = (self.vm, self.guest.mem());
                     match s.kernel.shadow_fault(&mut s.machine, CPU, vm, mem, &fault).expect("an answer") {
@@ -387,7 +387,7 @@ fn a_guest_that_maps_its_own_table_cannot_store_to_it_unseen() {
     let flags = Flags::WRITABLE | Flags::USER;
     let entry = Entry::leaf(table, PageSize::Size4K, flags);
     world.guest.mem().store(paging::Slot::new(table, evil.index(1)), entry);
-    let fault = |intent| ShadowFault { root, levels: 4, va: evil, intent };
+    let fault = |intent| ShadowFault { root, levels: 4, va: evil, intent, user: true };
     let s = &mut world.host;
     let mem = world.guest.mem();
     let outcome = s.kernel.shadow_fault(&mut s.machine, CPU, world.vm, mem, &fault(Intent::WRITE));

@@ -73,7 +73,13 @@ impl Rights {
     /// Whether a user-mode access with `intent` is allowed.
     #[inline(always)]
     pub const fn allow(self, intent: Intent) -> bool {
-        self.user() && (!intent.write || self.write()) && (!intent.fetch || self.execute())
+        self.user() && self.allow_kernel(intent)
+    }
+    /// Whether a supervisor-mode access with `intent` is allowed, with CR0.WP and EFER.NXE set and
+    /// neither SMEP nor SMAP.
+    #[inline(always)]
+    pub const fn allow_kernel(self, intent: Intent) -> bool {
+        (!intent.write || self.write()) && (!intent.fetch || self.execute())
     }
 }
 

@@ -55,7 +55,7 @@ impl World {
         };
         let table = guest.kernel.process(pid).map_err(failed)?.space().table();
         let root = table.hardware_root(guest.kernel.table_node(thread.cpu));
-        let fault = ShadowFault { root, levels: table.levels(), va, intent };
+        let fault = ShadowFault { root, levels: table.levels(), va, intent, user: true };
         let mut hardware = HostHardware(shared!(self, &self.host_files.names));
         let outcome = self
             .host

@@ -6,6 +6,9 @@ mod faults;
 mod guest;
 mod life;
 mod mitosis;
+mod ptemagnet;
+mod shadow;
+mod vmitosis;
 
 use crate::machine::Machine;
 
@@ -18,6 +21,12 @@ pub const ALL: &[Scenario] = &[
     ("mitosis", mitosis::run),
     ("babelfish", babelfish::run),
     ("guest", guest::run),
+    ("ptemagnet", ptemagnet::run),
+    ("vmitosis", vmitosis::run),
+    ("shadow", shadow::run),
+    // What guests are told to run.
+    ("two-programs", ptemagnet::two_programs),
+    ("additions", vmitosis::additions),
     ("wrong-entry", faults::wrong_entry),
     ("reserved-bit", faults::reserved_bit),
     ("missed-shootdown", faults::missed_shootdown),

@@ -1,6 +1,5 @@
 //! AMD's virtual machines: entering a guest and coming back. (APM vol. 2, chapter 15.)
 
-#[allow(dead_code, reason = "shadow paging asks for the rest")]
 pub mod vmcb;
 
 use crate::cpu;
@@ -25,7 +24,8 @@ pub struct Registers {
     pub rsi: u64,
     /// `rdi`.
     pub rdi: u64,
-    rbp: u64,
+    /// `rbp`.
+    pub rbp: u64,
     /// `r8` to `r15`.
     pub r8_to_r15: [u64; 8],
     guest: u64,

@@ -4,6 +4,7 @@ use crate::physical::at;
 
 /// Offsets into the block.
 mod offset {
+    pub const READS_OF_CR: u64 = 0x00;
     pub const WRITES_OF_CR: u64 = 0x02;
     pub const EXCEPTIONS: u64 = 0x08;
     pub const INTERCEPTS: u64 = 0x0c;
@@ -36,6 +37,8 @@ mod offset {
 
 /// Why a guest left, as far as this kernel asks for it.
 pub mod exit {
+    /// A load from CR3.
+    pub const READ_CR3: u64 = 0x03;
     /// A store to CR3.
     pub const WRITE_CR3: u64 = 0x13;
     /// A single step.
@@ -118,10 +121,23 @@ impl Vmcb {
     fields! {
         rax, set_rax: RAX, "RAX.";
         rip, set_rip: RIP, "RIP.";
-        cr2, set_cr2: CR2, "CR2.";
-        cr3, set_cr3: CR3, "CR3.";
-        info_1, set_info_1: EXIT_INFO_1, "More about the exit.";
-        info_2, set_info_2: EXIT_INFO_2, "More about the exit.";
+    }
+
+    /// RSP.
+    pub fn rsp(&self) -> u64 {
+        self.read(offset::RSP)
+    }
+    /// The guest walks the table at this address.
+    pub fn set_cr3(&self, root: u64) {
+        self.write(offset::CR3, root);
+    }
+    /// More about the exit.
+    pub fn info_1(&self) -> u64 {
+        self.read(offset::EXIT_INFO_1)
+    }
+    /// More about the exit.
+    pub fn info_2(&self) -> u64 {
+        self.read(offset::EXIT_INFO_2)
     }
 
     /// Makes the frame at `address`, which is all zeroes, the block of a CPU that runs
@@ -160,11 +176,13 @@ impl Vmcb {
         self.write(offset::NESTED_ROOT, root);
     }
 
-    /// The guest runs on the table in CR3, without nested paging: its page faults, loads of CR3 and
+    /// The guest runs on the table in CR3, without nested paging: its page faults, uses of CR3 and
     /// invalidations are the host's.
     pub fn shadow(&self) {
         self.write(offset::NESTED, 0u64);
         self.write(offset::EXCEPTIONS, 1u32 << 14 | 1 << 1);
+        // It must not see where its shadow table is.
+        self.write(offset::READS_OF_CR, 1u16 << 3);
         self.write(offset::WRITES_OF_CR, 1u16 << 3);
         self.write(offset::INTERCEPTS, INTR | HLT | INVLPG | SHUTDOWN);
     }
@@ -192,7 +210,7 @@ impl Vmcb {
     }
     /// The guest takes a page fault for `address`.
     pub fn inject_page_fault(&self, address: u64, error: u64) {
-        self.set_cr2(address);
+        self.write(offset::CR2, address);
         // Valid, with an error code, an exception, vector 14.
         self.write(offset::INJECT, 1u64 << 31 | 1 << 11 | 3 << 8 | 14 | error << 32);
     }
@@ -200,9 +218,5 @@ impl Vmcb {
     pub fn set_step(&self, on: bool) {
         let flags = self.read(offset::FLAGS);
         self.write(offset::FLAGS, if on { flags | STEP } else { flags & !STEP });
-    }
-    /// Whether the guest runs in ring 3.
-    pub fn is_user(&self) -> bool {
-        self.read(offset::PRIVILEGE) & 3 == 3
     }
 }

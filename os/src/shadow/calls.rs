@@ -32,6 +32,8 @@ pub struct ShadowFault {
     pub va: Va,
     /// The access.
     pub intent: Intent,
+    /// It is a program's, not the guest kernel's.
+    pub user: bool,
 }
 
 impl<M: TableMemory> Kernel<M> {
@@ -160,8 +162,11 @@ impl<M: TableMemory> Kernel<M> {
         self.shadow_sync(&mut *hw, cpu, id)?;
         let mut cx = self.cx(hw, cpu)?;
         self.vm_exit(&mut cx, id, ExitKind::ShadowFault);
-        let &ShadowFault { root, levels, va, intent } = fault;
-        let mut walk = match GuestWalk::new(guest, root, levels, va, intent) {
+        // Tables know addresses by the bits that index them: without the sign extension of the guest kernel's.
+        let fault =
+            &ShadowFault { va: Va::new(fault.va.raw() & ((1 << (12 + 9 * fault.levels)) - 1)), ..*fault };
+        let &ShadowFault { root, levels, intent, .. } = fault;
+        let mut walk = match GuestWalk::new(guest, fault) {
             Ok(walk) => walk,
             Err(fault) => return Ok(ShadowOutcome::Guest(fault)),
         };
@@ -312,7 +317,9 @@ impl<M: TableMemory> Core<M> {
         let &ShadowFault { root, va, intent, .. } = fault;
         for step in walk.steps() {
             let base = TableAt::<Virt>::covering(va, step.level).base.raw();
-            shadow.uses(step.slot.table, Use { root, level: step.level, base });
+            if shadow.uses(step.slot.table, Use { root, level: step.level, base }) {
+                self.with_notify(cx, |cx| shadow.write_protect(cx, step.slot.table));
+            }
         }
         let host_size = host.size().unwrap_or_default();
         let size = walk.size.min(host_size);

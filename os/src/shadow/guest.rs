@@ -1,6 +1,7 @@
 //! What the hypervisor reads of a guest's page table.
 
-use paging::{Entry, Fault, Flags, Gfn, GuestPhys, Intent, PageSize, Rights, Slot, TableMemory, Va, Why};
+use super::ShadowFault;
+use paging::{Entry, Fault, Flags, Gfn, GuestPhys, PageSize, Rights, Slot, TableMemory, Why};
 
 /// An entry on the way.
 #[derive(Clone, Copy, Debug)]
@@ -28,10 +29,11 @@ impl GuestWalk {
     ///
     /// # Errors
     /// With the guest's own page fault.
-    pub(crate) fn new<G>(guest: &G, root: Gfn, levels: u8, va: Va, intent: Intent) -> Result<Self, Fault>
+    pub(crate) fn new<G>(guest: &G, fault: &ShadowFault) -> Result<Self, Fault>
     where
         G: TableMemory<Space = GuestPhys>,
     {
+        let &ShadowFault { root, levels, va, intent, user } = fault;
         let mut steps = [None; 5];
         let (mut table, mut level, mut rights) = (root, levels, Rights::ALL);
         loop {
@@ -49,7 +51,7 @@ impl GuestWalk {
                 continue;
             }
             let size = PageSize::from_level(level).ok_or(fault(Why::Reserved))?;
-            if !rights.allow(intent) {
+            if !(if user { rights.allow(intent) } else { rights.allow_kernel(intent) }) {
                 return Err(fault(Why::Protection));
             }
             let frame = entry.leaf_frame::<GuestPhys>(size).offset(va.page_offset(size) >> 12);

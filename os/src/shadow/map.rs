@@ -119,14 +119,28 @@ impl<M: TableMemory> ShadowMmu<M> {
         Some(self.table(guest)?.table.hardware_root(node))
     }
 
-    /// The guest's table page `table` is used for `at`.
-    pub(super) fn uses(&mut self, table: Gfn, at: Use) {
+    /// The guest's table page `table` is used for `at`. Returns whether it was used for nothing before.
+    pub(super) fn uses(&mut self, table: Gfn, at: Use) -> bool {
         let uses = self.tables.entry(table).or_default();
-        if uses.is_empty() {
+        let first = uses.is_empty();
+        if first {
             self.log.protect(table, true);
         }
         if !uses.contains(&at) {
             uses.push(at);
+        }
+        first
+    }
+
+    /// The guest frame `gfn` has become a table: it may be mapped, in its kernel's own part of the
+    /// address space, by leaves that allow stores. They go. (KVM: `rmap_write_protect`.)
+    pub(super) fn write_protect(&mut self, cx: &mut NotifyCx<'_, M>, gfn: Gfn) {
+        for size in [PageSize::Size4K, PageSize::Size2M, PageSize::Size1G] {
+            let first = gfn.number() & !(size.frames() - 1);
+            for place in self.forget(first) {
+                let start = place.page << 12;
+                self.drop_range(cx, usize::from(place.root), start..start + 4096);
+            }
         }
     }
 

@@ -78,6 +78,16 @@ impl TrapLog {
             self.written.store(at + 1, Ordering::Release);
         }
     }
+    /// A store to entry `index` of the table page in `frame` trapped: for a hypervisor whose guest is
+    /// not ours, or runs on a real machine, where a page fault says so.
+    pub fn stored(&self, frame: Gfn, index: usize) {
+        self.note(frame, index as u64 & (FREED - 1));
+    }
+    /// The page in `frame` is taken for no table any more (nobody tells, but such pages are stored to
+    /// in a way that tables are not). If it is one, it is protected anew when it is walked again.
+    pub fn freed(&self, frame: Gfn) {
+        self.note(frame, FREED);
+    }
     /// Stores that trapped so far.
     pub fn stores(&self) -> u64 {
         self.written.load(Ordering::Relaxed)

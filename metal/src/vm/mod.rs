@@ -1,5 +1,9 @@
 //! A virtual machine that this kernel's image runs in again, on nested paging.
 
+pub mod decode;
+pub mod shadow;
+pub mod view;
+
 use crate::apic::KICK;
 use crate::boot::boot_pml4;
 use crate::firmware::{MAGIC, MemoryEntry, RAM, StartInfo};
@@ -152,11 +156,7 @@ impl Guest {
     /// If it does not get on.
     pub fn run(&self, told: Told) {
         STOPPED.store(false, Ordering::Release);
-        let start = Start {
-            rip: crate::metal_main as *const () as u64,
-            rsp: &raw const crate::boot::boot_stack_end as u64 - 8,
-            cr3: &raw const boot_pml4 as u64,
-        };
+        let start = start_of_first();
         assert_eq!(self.cpus[0], BOOT, "the guest's first CPU is the host's first");
         self.run_cpu(BOOT, 0, &start, START_INFO, told);
     }
@@ -249,6 +249,15 @@ impl Guest {
     pub fn end(self) {
         with(BOOT, |kernel, hw| kernel.destroy_vm(hw, BOOT, self.vm)).expect("the VM");
         say!("the guest's VM is gone");
+    }
+}
+
+/// What a guest's first CPU begins with.
+fn start_of_first() -> Start {
+    Start {
+        rip: crate::metal_main as *const () as u64,
+        rsp: &raw const crate::boot::boot_stack_end as u64 - 8,
+        cr3: &raw const boot_pml4 as u64,
     }
 }
 
