@@ -1,6 +1,6 @@
 #!/bin/sh
 # Boots the kernel under QEMU and turns its verdict into an exit code.
-# Usage: run.sh KERNEL [SCENARIO [NODES [CPUS]]]
+# Usage: run.sh KERNEL [SCENARIO [NODES [CPUS [MORE...]]]]; without a scenario, all that must pass.
 #
 # The machine: NODES nodes (2) of 512/NODES MiB with CPUS CPUs (4) between them, and one more node
 # of 128 MiB without CPUs, where the kernel itself lies. The kernel exits by writing to port 0xf4, and
@@ -10,9 +10,21 @@ if ! command -v qemu-system-x86_64 >/dev/null 2>&1; then
     exit 0
 fi
 kernel=$1
-scenario=${2:-life}
+if [ "$#" -eq 1 ]; then
+    # All that must pass.
+    for scenario in life "mitosis 4" babelfish guest ptemagnet vmitosis shadow segments; do
+        # shellcheck disable=SC2086 # a scenario and its nodes are two words
+        sh "$0" "$kernel" $scenario || exit 1
+    done
+    exit 0
+fi
+scenario=$2
 nodes=${3:-2}
 cpus=${4:-4}
+if [ "$#" -gt 4 ]; then
+    shift 4
+    more=$*
+fi
 set -- -M pc -accel tcg,thread=multi -cpu max -smp "$cpus" -m 640M
 node=0
 while [ "$node" -lt "$nodes" ]; do
@@ -24,7 +36,7 @@ while [ "$node" -lt "$nodes" ]; do
 done
 timeout 120 qemu-system-x86_64 "$@" -object "memory-backend-ram,id=own,size=128M" -numa "node,nodeid=$nodes,memdev=own" \
     -nodefaults -display none -no-reboot -serial stdio -device isa-debug-exit,iobase=0xf4,iosize=4 \
-    -kernel "$kernel" -initrd "$kernel" -append "scenario=$scenario"
+    -kernel "$kernel" -initrd "$kernel" -append "scenario=$scenario ${more:-}"
 status=$?
 if [ "$status" -eq 124 ]; then
     echo "metal: failed: it did not end within 120 seconds" >&2

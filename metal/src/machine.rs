@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 use os::{Kernel, KernelConfig, MapRequest, MmError, ProcessId, ProcessSpec, Prot, SingleTables, Tables};
-use paging::frames::{CpuId, FramePool, LEGACY_END, Layout, NodeSpec, PoolConfig};
+use paging::frames::{CpuId, FramePool, FrameState, LEGACY_END, Layout, NodeSpec, PoolConfig};
 use paging::{FrameSource, FromBuddy, HostPhys, Intent, NodeId, TableMemory, Va};
 
 /// Faults of one instruction at one address after which it will never succeed.
@@ -142,6 +142,14 @@ fn without(range: Range<u64>, used: &[Range<u64>]) -> Vec<Range<u64>> {
 /// # Panics
 /// If a frame is missing.
 pub fn finish() -> Metal {
+    finish_but(0)
+}
+
+/// The same, where `faulty` frames were taken out of use and stay away.
+///
+/// # Panics
+/// If another frame is missing.
+pub fn finish_but(faulty: u64) -> Metal {
     OS.with(BOOT, |os| {
         let Os { mut kernel, mut hw } = os.take().expect("the kernel was made");
         let processes: Vec<_> = kernel.processes().map(|process| process.id()).collect();
@@ -154,7 +162,9 @@ pub fn finish() -> Metal {
         (0..cpus).for_each(|cpu| smp::ask(BOOT, CpuId(cpu), smp::Request::LoadRoot(boot)));
         let (pool, _) = kernel.shutdown(&mut hw).expect("an orderly end");
         let totals = pool.audit().expect("every frame is free or owned once");
-        assert_eq!(totals.owned(), 0, "all frames come back: {totals:?}");
+        let isolated = totals.of(FrameState::Faulty);
+        let owned = totals.owned() - if FrameState::Faulty.is_owned() { isolated } else { 0 };
+        assert_eq!((owned, isolated), (0, faulty), "all frames come back: {totals:?}");
         hw
     })
 }

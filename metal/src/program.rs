@@ -8,7 +8,7 @@ use crate::traps::Context;
 use core::arch::global_asm;
 
 /// Where every process maps the file.
-pub const TEXT: u64 = 0x40_0000;
+pub const TEXT: u64 = crate::scenario::script::TEXT;
 
 unsafe extern "C" {
     static program_start: u8;

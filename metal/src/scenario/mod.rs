@@ -7,7 +7,10 @@ mod guest;
 mod life;
 mod mitosis;
 mod ptemagnet;
+pub mod script;
+mod segments;
 mod shadow;
+mod story;
 mod vmitosis;
 
 use crate::machine::Machine;
@@ -24,8 +27,11 @@ pub const ALL: &[Scenario] = &[
     ("ptemagnet", ptemagnet::run),
     ("vmitosis", vmitosis::run),
     ("shadow", shadow::run),
+    ("segments", segments::run),
+    ("story", story::run),
     // What guests are told to run.
     ("two-programs", ptemagnet::two_programs),
+    ("self-balloon", segments::self_balloon),
     ("additions", vmitosis::additions),
     ("wrong-entry", faults::wrong_entry),
     ("reserved-bit", faults::reserved_bit),

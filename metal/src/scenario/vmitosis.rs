@@ -37,7 +37,7 @@ pub fn run(machine: &Machine) {
 fn switch(guest: &Guest, cpu: CpuId, round: u64, _: u64) -> u64 {
     with(cpu, |kernel, hw| {
         let all = kernel.pool().nodes();
-        let wanted = if round % 2 == 0 { all } else { NodeSet::default() };
+        let wanted = if round.is_multiple_of(2) { all } else { NodeSet::default() };
         let got = kernel.replicate_vm_tables(hw, cpu, guest.vm, wanted).expect("replicas of the VM's table");
         assert_eq!(got, wanted, "the nodes with replicas");
         let table = kernel.vm(guest.vm).expect("the VM").space().table();

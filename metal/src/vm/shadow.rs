@@ -89,7 +89,7 @@ impl Guest {
         let (step, flooded, exits) = (None, (root, 0), Exits::default());
         let mut run = Run { guest: self, cpu, vcpu, log, view, mem, root, step, flooded, exits };
         run.load(root);
-        run.to_the_end(told);
+        run.go_on(told);
         let exits = run.exits;
         with(cpu, |kernel, hw| {
             hw.loading_shadow = true;
@@ -115,7 +115,7 @@ impl Run<'_> {
         self.root = root;
     }
 
-    fn to_the_end(&mut self, told: Told) {
+    fn go_on(&mut self, told: Told) {
         loop {
             self.vcpu.vmcb.set_cr3(SHADOW[self.cpu.index()].load(Ordering::Acquire));
             match self.vcpu.run() {

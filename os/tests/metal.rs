@@ -1,6 +1,15 @@
-//! The kernel of `metal/`, booted on an emulated machine: one boot a scenario.
+//! The kernel of `metal/`, booted on an emulated machine: one boot a scenario, and the story that
+//! is told here, over the model memory, too.
 //!
 //! It is built for release once, in a directory of its own, as its own workspace says.
+
+extern crate alloc;
+
+mod common;
+#[path = "../../metal/src/scenario/script.rs"]
+#[allow(missing_docs, dead_code, reason = "the machine's half uses the rest")]
+mod script;
+mod story;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -55,10 +64,16 @@ fn build() -> Option<PathBuf> {
 
 /// Boots into a scenario, on `nodes` nodes with `cpus` CPUs.
 fn boot(scenario: &str, nodes: u32, cpus: u32) -> Option<Boot> {
+    boot_with(scenario, nodes, cpus, &[])
+}
+
+/// The same, with `more` on the command line.
+fn boot_with(scenario: &str, nodes: u32, cpus: u32, more: &[String]) -> Option<Boot> {
     let out = Command::new("sh")
         .arg(source().join("run.sh"))
         .arg(kernel()?)
         .args([scenario, &nodes.to_string(), &cpus.to_string()])
+        .args(more)
         .output()
         .expect("a shell runs");
     let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
@@ -137,4 +152,43 @@ fn vmitosis_on_real_nested_tables() {
 #[test]
 fn shadow_paging_with_real_exits() {
     passes("shadow", 2, 4);
+}
+
+#[test]
+fn segments_are_what_registers_would_compute() {
+    passes("segments", 2, 4);
+}
+
+/// The same story here and on the machine: every entry of every table is the same, accessed and dirty
+/// bits that two different MMUs set included.
+#[test]
+fn the_same_story_twice() {
+    for (seed, steps) in [(1, 200), (2, 400), (3, 400)] {
+        let more = [format!("seed={seed}"), format!("steps={steps}")];
+        let Some(boot) = boot_with("story", 2, 4, &more) else { return };
+        assert!(boot.passed, "story {seed}:\n{}", story::without_entries(&boot.said));
+        let here = story::tell(seed, steps);
+        let leaves = here.iter().filter(|entry| entry.level == 1).count();
+        assert!(leaves > steps, "story {seed} has {leaves} leaves to compare");
+        if let Some(difference) = story::difference(&here, &story::parse(&boot.said)) {
+            panic!("story {seed}: {difference}");
+        }
+    }
+}
+
+/// A story in which one entry differs is told apart, with the address and both walks.
+#[test]
+fn a_difference_is_shown() {
+    let here = story::tell(1, 100);
+    let mut there = here.clone();
+    let leaf = there.iter_mut().filter(|entry| entry.level == 1).nth(7).expect("a leaf");
+    leaf.bits ^= 1 << 6;
+    let va = leaf.va;
+    let said = story::difference(&here, &there).expect("a difference");
+    assert!(
+        said.contains(&format!("{va:#x}")) && said.contains("here:") && said.contains("machine:"),
+        "{said}"
+    );
+    assert_eq!(story::difference(&here, &here), None);
+    assert!(story::difference(&here, &here[1..]).is_some());
 }
