@@ -1,5 +1,6 @@
 //! Systems, experiments, metrics and results.
 
+pub mod advise;
 pub mod experiment;
 pub mod figures;
 pub mod groups;

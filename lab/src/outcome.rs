@@ -12,7 +12,7 @@ use serde::Serialize;
 pub const SCHEMA: u32 = 1;
 
 /// One system under one workload on one machine.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Outcome {
     /// [`SCHEMA`].
     pub schema: u32,

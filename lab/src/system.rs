@@ -127,6 +127,12 @@ pub struct Side {
     pub pcp_batch: u16,
     /// Swap space, in MiB.
     pub swap_mib: u64,
+    /// Memory that the processes of a group may have together, in MiB; no limit if 0.
+    pub group_limit_mib: u64,
+    /// PTEMagnet only for groups that may have this much memory, in MiB.
+    pub ptemagnet_from_mib: u64,
+    /// Replication only for these processes of the input and their children, a bit each; for all if 0.
+    pub replicated_processes: u64,
 }
 
 impl Default for Side {
@@ -144,6 +150,9 @@ impl Default for Side {
             frames: Frames::Buddy,
             pcp_batch: PCP_BATCH,
             swap_mib: 0,
+            group_limit_mib: 0,
+            ptemagnet_from_mib: 0,
+            replicated_processes: 0,
         }
     }
 }
@@ -268,6 +277,9 @@ const FEATURES: &[(&str, &str)] = &[
     ("pcp=N", "a CPU's list takes N frames at once from the zone (63 as in Linux)"),
     ("swap=N", "N MiB of swap space of the kernel the processes run on"),
     ("host-swap=N", "the same of the host under a VM"),
+    ("group-limit=N", "N MiB of memory for each group of processes (memcg); those without a group are one"),
+    ("ptemagnet-from=N", "`ptemagnet` only for groups that may have N MiB or more"),
+    ("mitosis-for=P,Q", "`mitosis` only for these processes of the input and their children, by number"),
     (
         "babelfish[=PART]",
         "containers of one image share TLB entries and leaf tables; only `tables`, only `tlb`, `no-mask` (the \
@@ -398,6 +410,15 @@ impl System {
             }
             "swap" => self.kernel.swap_mib = u64::from(pages()?),
             "host-swap" => self.host.swap_mib = u64::from(pages()?),
+            "group-limit" => self.kernel.group_limit_mib = u64::from(pages()?),
+            "ptemagnet-from" => self.kernel.ptemagnet_from_mib = u64::from(pages()?),
+            "mitosis-for" => {
+                let bit = |n: &str| n.parse::<u8>().ok().filter(|n| *n < 64).map(|n| 1u64 << n);
+                let bits = value.split(',').map(bit).try_fold(0, |all, bit| Some(all | bit?));
+                let wrong =
+                    || (format!("`{feature}`: `{value}` are no numbers of processes from 0 to 63"), None);
+                self.kernel.replicated_processes = bits.ok_or_else(wrong)?;
+            }
             "bad" => self.segments.bad = pages()?,
             "filter" => self.segments.filter_bits = pages()?,
             "filter-functions" => self.segments.filter_functions = pages()?,
@@ -480,6 +501,16 @@ impl System {
         }
         if !self.is_virtual() && self.host != (Side { levels: self.host.levels, ..Side::default() }) {
             return Err("a native system has no host under it: its choices belong to the kernel".to_string());
+        }
+        if self.kernel.ptemagnet_from_mib > 0 && self.kernel.frames == Frames::Buddy {
+            return Err("`ptemagnet-from` is a choice of `ptemagnet`".to_string());
+        }
+        if self.kernel.replicated_processes != 0
+            && (self.kernel.replication == Replication::Off || self.babelfish.is_some())
+        {
+            return Err(
+                "`mitosis-for` is a choice of `mitosis`, for processes that share no tables".to_string()
+            );
         }
         self.check_tables()?;
         self.check_segments()?;
@@ -639,6 +670,21 @@ impl fmt::Display for System {
                 write!(f, "+{prefix}swap={}", side.swap_mib)?;
             }
         }
+        let kernel = &self.kernel;
+        for (word, mib) in
+            [("group-limit", kernel.group_limit_mib), ("ptemagnet-from", kernel.ptemagnet_from_mib)]
+        {
+            if mib > 0 {
+                write!(f, "+{word}={mib}")?;
+            }
+        }
+        if kernel.replicated_processes != 0 {
+            let numbers: Vec<String> = (0..64)
+                .filter(|n| kernel.replicated_processes >> n & 1 == 1)
+                .map(|n: u32| n.to_string())
+                .collect();
+            write!(f, "+mitosis-for={}", numbers.join(","))?;
+        }
         write!(f, "{}", self.segments)?;
         self.babelfish.map_or(Ok(()), |babelfish| write!(f, "{babelfish}"))
     }
@@ -658,6 +704,8 @@ mod tests {
             "native+5level+pt-node=2",
             "native+numa-balancing",
             "nested+vnuma+mitosis=lazy+host-numa-balancing+host-mitosis=0,2+spread",
+            "native+mitosis+mitosis-for=0,3",
+            "nested+ptemagnet+group-limit=64+ptemagnet-from=128",
             "native+mitosis=auto+table-cache=64+interference=1:20",
             "nested+host-pt-node=1+host-vmitosis+interference=1",
             "nested+ptemagnet",
@@ -689,6 +737,9 @@ mod tests {
         assert!(why("nested+ptemagnet=12").contains("2, 4, 8, 16, 32 or 64"));
         assert!(why("nested+ptemagnet=x").contains("no number of pages"));
         assert!(why("nested+pcp=0").contains("from 1 to"));
+        assert!(why("nested+ptemagnet-from=8").contains("choice of `ptemagnet`"));
+        assert!(why("native+mitosis-for=1").contains("choice of `mitosis`"));
+        assert!(why("native+mitosis+mitosis-for=64").contains("0 to 63"));
         assert!(why("native+host-frag=0.5").contains("no host under it"));
         assert!(why("native+vnuma").contains("no guest"));
         assert!(why("nested+mitosis").contains("`mitosis=no-p`"));

@@ -109,6 +109,10 @@ pub enum Command {
         #[arg(long, value_name = "FILE", global = true)]
         html: Option<PathBuf>,
     },
+    /// What would help a program: remedies, alone and together, what each saves, costs and needs.
+    ///
+    /// First what can be done today, then what needs a kernel, then what needs hardware.
+    Advise(AdviseArgs),
     /// List every combination of the axes: what runs, and why the others do not.
     Matrix(MatrixArgs),
     /// Draw random systems, programs, machines and events, and run them under the oracle.
@@ -275,6 +279,22 @@ pub enum TraceCommand {
         #[arg(long)]
         thread: Option<u16>,
     },
+}
+
+/// For which program, and where it runs.
+#[derive(Debug, Args)]
+pub struct AdviseArgs {
+    /// Only without a VM.
+    #[arg(long)]
+    pub native: bool,
+    /// Only in a VM.
+    #[arg(long)]
+    pub vm: bool,
+    /// Runs with different seeds, which say how sure the advice is. A live program runs once.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub seeds: u64,
+    #[command(flatten)]
+    pub experiment: Experiment,
 }
 
 /// What is done with the combinations of the axes.

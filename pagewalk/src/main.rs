@@ -1,5 +1,6 @@
 //! The `pagewalk` command.
 
+mod advise;
 mod cli;
 mod explain;
 mod figures;
@@ -73,6 +74,7 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),
         Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
         Some(Command::Reproduce { what, html }) => done(reproduce(what, html.as_deref(), output)),
+        Some(Command::Advise(args)) => done(advise::advise(&args, output)),
         Some(Command::Matrix(args)) => done(soak::matrix(&args, output)),
         Some(Command::Soak(args)) => done(soak::soak(&args, output)),
         Some(Command::Sweep { command }) => sweep::sweep(command, output),

@@ -24,6 +24,18 @@ pub fn comparison(outcomes: &[Outcome], width: Option<usize>, colors: bool) -> S
     String::new()
 }
 
+/// Rows under a head, numbers to the right: all columns but the first and the last.
+pub fn table_of(rows: &[Vec<String>]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.add_rows(rows);
+    let columns = table.column_count();
+    for column in table.column_iter_mut().skip(1).take(columns.saturating_sub(2)) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    plain(&table)
+}
+
 fn trimmed(table: &Table) -> String {
     table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }

@@ -46,7 +46,10 @@ fn frames<S: PhysSpace>(side: &Side) -> Box<dyn FrameSource<S>> {
     match side.frames {
         Frames::Buddy => Box::new(FromBuddy),
         // A size that cannot be was refused with the system.
-        Frames::PteMagnet { pages } => Box::new(PteMagnet::new(Settings::of(pages).unwrap_or_default())),
+        Frames::PteMagnet { pages } => {
+            let settings = Settings::of(pages).unwrap_or_default();
+            Box::new(PteMagnet::new(settings.min_limit(side.ptemagnet_from_mib * 256)))
+        }
     }
 }
 
@@ -299,8 +302,13 @@ impl World {
     pub(super) fn create_process(&mut self, setup: &ProcessSetup) -> Result<(), WorldError> {
         let oblivious = self.guest.is_some() && !self.plan.system.vnuma;
         let kernel_nodes = if oblivious { 1 } else { self.nodes };
+        let group = os::GroupId(setup.group.map_or(0, |g| u32::from(g) + 1));
+        let limit = self.plan.system.kernel.group_limit_mib * 256;
+        if limit > 0 {
+            on_kernel!(self, |kernel, _hw, _files| kernel.set_limit(group, Some(limit)));
+        }
         let spec = ProcessSpec {
-            group: os::GroupId(setup.group.map_or(0, |g| u32::from(g) + 1)),
+            group,
             policy: policy(&self.plan.system.kernel, kernel_nodes),
             ..ProcessSpec::default()
         };

@@ -4,9 +4,10 @@ use crate::groups::{Fused, Members};
 use crate::numa::Replication;
 use crate::system::Side;
 use mechanisms::mitosis::{Lazy, Place, Replicated, TablePages};
-use os::{SingleTables, SpaceInfo, TableCache, Tables};
+use os::{SingleTables, SpaceId, SpaceInfo, TableCache, Tables};
 use paging::frames::NodeSet;
 use paging::{Frame, GuestPhys, NoFrame, NodeId, PhysSpace, Space, TableFrames, TableMemory, TableOps, Virt};
+use std::collections::HashSet;
 
 /// log2 of the entries that a fault on a lazy copy fills: two cache lines.
 const LAZY_ORDER: u32 = 4;
@@ -19,7 +20,7 @@ pub(super) fn tables<M: TableMemory + Send + 'static>(
 ) -> Box<dyn Tables<M>> {
     let own: Box<dyn Tables<M>> = match side.replication == Replication::Off && !side.tables_follow {
         true => Box::new(single(side)),
-        false => Box::new(OnNodes { side: *side, nodes }),
+        false => Box::new(OnNodes { side: *side, nodes, chosen: HashSet::new(), roots: 0 }),
     };
     match members {
         None => own,
@@ -37,9 +38,30 @@ pub(super) fn single(side: &Side) -> SingleTables {
 struct OnNodes {
     side: Side,
     nodes: NodeSet,
+    /// Spaces that have copies, where not all have.
+    chosen: HashSet<SpaceId>,
+    /// Processes so far that no other forked.
+    roots: u32,
 }
 
 impl OnNodes {
+    /// Whether a new process is among those that have copies.
+    fn chooses(&mut self, info: &SpaceInfo) -> bool {
+        let these = self.side.replicated_processes;
+        let is = match info.parent {
+            _ if these == 0 => return true,
+            Some(parent) => self.chosen.contains(&parent),
+            None => {
+                self.roots += 1;
+                these.checked_shr(self.roots - 1).is_some_and(|bits| bits & 1 == 1)
+            }
+        };
+        if is {
+            self.chosen.insert(info.space);
+        }
+        is
+    }
+
     fn ops<I: Space, M: TableMemory + 'static>(&self) -> Box<dyn TableOps<I, M>> {
         // `auto` begins with one copy.
         let nodes = self.side.replication.policy().nodes(self.nodes, false);
@@ -53,7 +75,10 @@ impl OnNodes {
 }
 
 impl<M: TableMemory + 'static> Tables<M> for OnNodes {
-    fn process(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+    fn process(&mut self, info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        if !self.chooses(info) {
+            return single(&self.side).process(info);
+        }
         self.ops()
     }
     fn vm(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<GuestPhys, M>> {
@@ -65,7 +90,8 @@ impl<M: TableMemory + 'static> Tables<M> for OnNodes {
             Replication::Lazy => Replication::All,
             other => other,
         };
-        OnNodes { side: Side { replication, ..self.side }, nodes: self.nodes }.ops()
+        let side = Side { replication, ..self.side };
+        OnNodes { side, nodes: self.nodes, chosen: HashSet::new(), roots: 0 }.ops()
     }
 }
 

@@ -1,0 +1,216 @@
+//! `pagewalk advise`: what would help a program, and what it costs.
+
+use crate::cli::{AdviseArgs, Output};
+use crate::inputs::{self, Input};
+use crate::report::{bytes, table_of};
+use crate::{print, print_json, progress};
+use anyhow::Result;
+use lab::Outcome;
+use lab::advise::{self, Reach, Remedy, Situation, Verdict};
+use lab::experiment::{self, Experiment, ExperimentError};
+use machine::input::Source;
+use serde::Serialize;
+
+/// What is said of one place that the program may run in.
+#[derive(Serialize)]
+struct Advice {
+    /// `native` or `nested`.
+    today: &'static str,
+    verdicts: Vec<Verdict>,
+    /// Systems that could not run, and why.
+    left_out: Vec<(String, String)>,
+}
+
+/// Runs the remedies and says what they do.
+pub fn advise(args: &AdviseArgs, output: Output) -> Result<()> {
+    let (mut experiment, input) = inputs::experiment(&["native".to_string()], &args.experiment)?;
+    let live = matches!(input, Input::Live(_));
+    let seeds = if live { 1 } else { args.seeds };
+    let setup = if live { None } else { Some(input.open(experiment.seed)?.setup()?) };
+    let situation = Situation {
+        nodes: experiment.profile.layout().nodes.len(),
+        processes: setup.as_ref().map_or(1, |setup| setup.processes.len()),
+        real_layout: experiment.layout.is_some(),
+    };
+    let places: &[&[Remedy]] = match (args.native, args.vm) {
+        (true, false) => &[advise::NATIVE],
+        (false, true) => &[advise::VIRTUAL],
+        _ => &[advise::NATIVE, advise::VIRTUAL],
+    };
+    // All places at once: one decoded input feeds them.
+    let mut chosen: Vec<Vec<Remedy>> = Vec::new();
+    experiment.systems.clear();
+    for remedies in places {
+        let systems = situation.systems(remedies);
+        chosen.push(systems.iter().map(|(remedy, _)| *remedy).collect());
+        experiment.systems.extend(systems.into_iter().map(|(_, system)| system));
+    }
+    let mut left_out = Vec::new();
+    let mut runs: Vec<Vec<Outcome>> = Vec::new();
+    let first = experiment.seed;
+    for seed in first..first + seeds {
+        experiment.seed = seed;
+        runs.push(outcomes(&mut experiment, &input, &mut left_out, output)?);
+    }
+    // What could not run under one seed is judged under none.
+    let of = |remedies: &[Remedy]| -> Advice {
+        let kept: Vec<Remedy> = remedies
+            .iter()
+            .filter(|remedy| runs.iter().all(|run| run.iter().any(|o| o.system == remedy.system)))
+            .copied()
+            .collect();
+        let picked: Vec<Vec<Outcome>> = runs
+            .iter()
+            .map(|run| {
+                kept.iter().filter_map(|r| run.iter().find(|o| o.system == r.system)).cloned().collect()
+            })
+            .collect();
+        let mine = |(name, _): &&(String, String)| remedies.iter().any(|r| r.system == name.as_str());
+        Advice {
+            today: remedies.first().map_or("", |r| r.system),
+            verdicts: advise::verdicts(&kept, &picked),
+            left_out: left_out.iter().filter(mine).cloned().collect(),
+        }
+    };
+    let advice: Vec<Advice> = chosen.iter().map(|remedies| of(remedies)).collect();
+    if output.json {
+        #[derive(Serialize)]
+        struct All<'a> {
+            workload: &'a str,
+            machine: &'a str,
+            seeds: u64,
+            advice: &'a [Advice],
+        }
+        let workload = runs.first().and_then(|run| run.first()).map_or("", |o| o.workload.as_str());
+        return print_json(
+            "advice",
+            &All { workload, machine: &experiment.profile.name, seeds, advice: &advice },
+        );
+    }
+    print(&text(&advice, &runs, seeds, live))
+}
+
+/// Runs all systems; one that cannot be built for this input is left out, with the reason.
+fn outcomes(
+    experiment: &mut Experiment,
+    input: &Input,
+    left_out: &mut Vec<(String, String)>,
+    output: Output,
+) -> Result<Vec<Outcome>> {
+    loop {
+        let mut source: Box<dyn Source> = input.open(experiment.seed)?;
+        let bar = progress::Bar::new(output.quiet);
+        let result = experiment::run(experiment, &mut *source, &mut |p| bar.show(p));
+        bar.end();
+        let (system, reason) = match result {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(ExperimentError::Refused { system, reason, .. }) => (system, reason),
+            Err(ExperimentError::World { system, error }) => (system, error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
+        let before = experiment.systems.len();
+        experiment.systems.retain(|s| s.to_string() != system);
+        if experiment.systems.len() == before || matches!(input, Input::Live(_)) {
+            anyhow::bail!("{system}: {reason}");
+        }
+        left_out.push((system, reason));
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+fn signed(bytes_more: i64) -> String {
+    let sign = if bytes_more < 0 { "-" } else { "+" };
+    format!("{sign}{}", bytes(bytes_more.unsigned_abs()))
+}
+
+fn text(advice: &[Advice], runs: &[Vec<Outcome>], seeds: u64, live: bool) -> String {
+    let mut text = String::new();
+    if let Some(o) = runs.first().and_then(|run| run.first()) {
+        text += &format!("{}\non {}\n", o.workload, o.machine);
+    }
+    for place in advice {
+        let Some(today) = place.verdicts.first() else { continue };
+        let in_vm = place.today != "native";
+        text += &format!(
+            "\n{}: under {} the walker is busy {} of the time.\n\n",
+            if in_vm { "In a VM" } else { "Without a VM" },
+            today.remedy.system,
+            percent(today.walks)
+        );
+        let mut rows = vec![
+            ["", "saves", "from .. to", "walks left", "memory", "tables", "kernel, cycles/access", "needs"]
+                .map(String::from)
+                .to_vec(),
+        ];
+        for reach in Reach::ALL {
+            let mut of: Vec<&Verdict> =
+                place.verdicts.iter().skip(1).filter(|v| v.remedy.reach == reach).collect();
+            of.sort_by(|a, b| b.saves.mean.total_cmp(&a.saves.mean));
+            if !of.is_empty() {
+                rows.push(vec![reach.says().to_string()]);
+            }
+            for v in of {
+                rows.push(vec![
+                    format!("  {}", v.remedy.system),
+                    percent(v.saves.mean),
+                    format!("{} .. {}", percent(v.saves.low), percent(v.saves.high)),
+                    percent(v.walks),
+                    signed(v.frames * 4096),
+                    signed(v.table_bytes),
+                    format!("{:+.1}", v.software),
+                    v.remedy.needs.to_string(),
+                ]);
+            }
+        }
+        text += &table_of(&rows);
+        text.push_str("\n\n");
+        for (system, reason) in &place.left_out {
+            text += &format!("{system} was left out: {reason}\n");
+        }
+        text += &sentences(&place.verdicts);
+    }
+    text += &match (live, seeds) {
+        (true, _) => "\nOne run of the program: how much these numbers vary is not known.\n".to_string(),
+        (false, 1) => "\nOne seed: how much these numbers vary is not known; --seeds 3 tells.\n".to_string(),
+        (false, seeds) => {
+            format!("\nEach number is the mean over {seeds} seeds; what is said to help does so under all.\n")
+        }
+    };
+    text
+}
+
+/// What to do: nearest first, and what lies further only if it saves more.
+fn sentences(verdicts: &[Verdict]) -> String {
+    let mut text = String::new();
+    let mut saved = advise::WORTH;
+    for reach in Reach::ALL {
+        match advise::best(verdicts, reach) {
+            Some(v) if v.saves.mean > saved + advise::WORTH => {
+                saved = v.saves.mean;
+                text += &format!(
+                    "{}: {} saves {} of the cycles ({}).\n",
+                    capital(reach.says()),
+                    v.remedy.system,
+                    percent(v.saves.mean),
+                    v.remedy.needs
+                );
+            }
+            _ => {
+                text += &format!(
+                    "{}: nothing {}saves more than half a percent.\n",
+                    capital(reach.says()),
+                    if saved > advise::WORTH { "more than that " } else { "" }
+                )
+            }
+        }
+    }
+    text
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
+}
