@@ -50,21 +50,17 @@ const fn remedy(system: &'static str, reach: Reach, needs: &'static str) -> Reme
 }
 
 /// For a program without a VM; the first is what it runs on today.
+///
+/// NUMA balancing, and tables that follow it, are not among them: it works over minutes, of which a run has
+/// milliseconds, and what a scan costs would be set against the work of far too short a time.
 pub const NATIVE: &[Remedy] = &[
     remedy("native", Reach::Today, "as it is: 4 KiB pages"),
     remedy("native-thp", Reach::Today, "transparent_hugepage=always, or madvise in the program"),
     remedy("native-2m", Reach::Today, "hugetlbfs pages of 2 MiB, reserved before"),
     remedy("native-1g", Reach::Today, "hugetlbfs pages of 1 GiB, reserved at boot"),
     remedy("native+placement=interleave", Reach::Today, "numactl --interleave=all"),
-    remedy("native+numa-balancing", Reach::Today, "kernel.numa_balancing=1"),
-    remedy("native-thp+numa-balancing", Reach::Today, "both: huge pages and NUMA balancing"),
     remedy("native+mitosis", Reach::Kernel, "kernel: page tables on every node (Mitosis)"),
     remedy("native-thp+mitosis", Reach::Kernel, "kernel: Mitosis; huge pages"),
-    remedy(
-        "native+numa-balancing+vmitosis",
-        Reach::Kernel,
-        "kernel: page tables follow their data (vMitosis)",
-    ),
     remedy(
         "native+babelfish",
         Reach::Hardware,
@@ -104,7 +100,11 @@ pub const VIRTUAL: &[Remedy] = &[
         Reach::Hardware,
         "processor, guest: translations shared by a group (BabelFish)",
     ),
-    remedy("vmm-direct", Reach::Hardware, "processor, host: the VM's memory behind a segment (VMM Direct)"),
+    remedy(
+        "vmm-direct",
+        Reach::Hardware,
+        "processor, host: the VM's memory, reserved whole, behind a segment (VMM Direct)",
+    ),
     remedy("vmm-direct-thp-4k", Reach::Hardware, "the same, with huge pages in the guest"),
     remedy("vmm-direct+ptemagnet", Reach::Hardware, "the same, with reservations in the guest"),
     remedy("guest-direct", Reach::Hardware, "processor, guest: a segment for the heap (Guest Direct)"),
@@ -132,7 +132,7 @@ impl Situation {
     fn admits(&self, system: &System) -> bool {
         let name = system.to_string();
         let of_nodes =
-            ["mitosis", "vnuma", "interleave", "numa-balancing"].iter().any(|word| name.contains(word));
+            ["mitosis", "vnuma", "interleave"].iter().any(|word| name.contains(word));
         system.check_on(self.nodes).is_ok()
             && (self.nodes > 1 || !of_nodes)
             && (self.processes > 1 || system.babelfish.is_none())

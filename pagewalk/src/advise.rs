@@ -172,10 +172,18 @@ fn text(advice: &[Advice], runs: &[Vec<Outcome>], seeds: u64, live: bool) -> Str
         }
         text += &sentences(&place.verdicts);
     }
-    text += &match (live, seeds) {
-        (true, _) => "\nOne run of the program: how much these numbers vary is not known.\n".to_string(),
-        (false, 1) => "\nOne seed: how much these numbers vary is not known; --seeds 3 tells.\n".to_string(),
-        (false, seeds) => {
+    let same = advice.iter().flat_map(|place| &place.verdicts).all(|v| v.saves.low == v.saves.high);
+    text += &match (live, seeds, same) {
+        (true, _, _) => "\nOne run of the program: how much these numbers vary is not known.\n".to_string(),
+        (false, 1, _) => {
+            "\nOne seed: how much these numbers vary is not known; --seeds 3 tells.\n".to_string()
+        }
+        (false, seeds, true) => {
+            format!(
+                "\nNothing of this input is random: {seeds} seeds gave the same. Another input would tell more.\n"
+            )
+        }
+        (false, seeds, false) => {
             format!("\nEach number is the mean over {seeds} seeds; what is said to help does so under all.\n")
         }
     };
