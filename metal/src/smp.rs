@@ -21,8 +21,8 @@ pub const MAX_CPUS: usize = 16;
 /// Pages that a request names at most; for more, everything is forgotten (Linux:
 /// `tlb_single_page_flush_ceiling`, 33).
 pub const MAX_PAGES: usize = 33;
-/// Ticks of the clock after which what was waited for will not come: several seconds.
-const PATIENCE: u64 = 20 << 30;
+/// Ticks of the clock after which what was waited for will not come: half a minute on a busy host.
+const PATIENCE: u64 = 64 << 30;
 /// A kernel stack, in words of 16 bytes.
 const STACK: usize = 16384;
 
