@@ -131,8 +131,7 @@ impl Situation {
 
     fn admits(&self, system: &System) -> bool {
         let name = system.to_string();
-        let of_nodes =
-            ["mitosis", "vnuma", "interleave"].iter().any(|word| name.contains(word));
+        let of_nodes = ["mitosis", "vnuma", "interleave"].iter().any(|word| name.contains(word));
         system.check_on(self.nodes).is_ok()
             && (self.nodes > 1 || !of_nodes)
             && (self.processes > 1 || system.babelfish.is_none())

@@ -155,8 +155,22 @@ fn simulate(systems: &[String], args: &cli::Experiment, look: &cli::Look, output
 
 /// Fails before a long run, not after it, if a file cannot be written.
 pub(crate) fn writable(file: &Path) -> Result<()> {
+    let there = file.exists();
     let open = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(file);
-    open.map(|_| ()).with_context(|| format!("cannot write `{}`", file.display()))
+    open.with_context(|| format!("cannot write `{}`", file.display()))?;
+    if !there {
+        // A run that fails leaves nothing behind.
+        let _ = std::fs::remove_file(file);
+    }
+    Ok(())
+}
+
+/// Writes a file as a whole: beside, then renamed; what is no file, such as a pipe, directly.
+pub(crate) fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
+    match std::fs::metadata(file) {
+        Ok(there) if !there.is_file() => std::fs::write(file, content),
+        _ => lab::sweep::store::replace(file, content),
+    }
 }
 
 /// Tells where something was written.

@@ -8,25 +8,15 @@ use lab::look::Sight;
 use machine::explain::{Recorded, Step, What};
 use machine::timing::TICKS;
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
 /// Writes the recorded walks.
 pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
-    let wrong = || format!("cannot write the timeline `{}`", file.display());
-    let mut out = BufWriter::new(File::create(file).with_context(wrong)?);
-    let mut write = |text: &str| out.write_all(text.as_bytes()).with_context(wrong);
-    write("{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n")?;
-    let mut first = true;
-    let mut event = |event: Value| {
-        let text = format!("{}{event}", if first { "" } else { ",\n" });
-        first = false;
-        write(&text)
-    };
+    let mut events = Vec::new();
+    let mut event = |event: Value| events.push(event.to_string());
     for (index, (outcome, sight)) in seen.iter().enumerate() {
         let pid = index + 1;
-        event(json!({ "ph": "M", "pid": pid, "name": "process_name", "args": { "name": outcome.system } }))?;
+        event(json!({ "ph": "M", "pid": pid, "name": "process_name", "args": { "name": outcome.system } }));
         for (core, walks) in sight.walks.iter().enumerate() {
             // A core's clock tells nothing about another's before they meet: each begins at 0.
             let begin = walks.iter().map(|walk| walk.start).min().unwrap_or(0);
@@ -36,17 +26,18 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
                 let tid = thread(core, walker);
                 event(
                     json!({ "ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": { "name": name } }),
-                )?;
+                );
             }
             for walk in walks {
                 for slice in slices(walk, begin, sight.mhz, pid, thread(core, walk.walker)) {
-                    event(slice)?;
+                    event(slice);
                 }
             }
         }
     }
-    write("\n]}\n")?;
-    out.flush().with_context(wrong)
+    let text = format!("{{\"displayTimeUnit\":\"ns\",\"traceEvents\":[\n{}\n]}}\n", events.join(",\n"));
+    crate::write_whole(file, text.as_bytes())
+        .with_context(|| format!("cannot write the timeline `{}`", file.display()))
 }
 
 fn thread(core: usize, walker: usize) -> usize {

@@ -18,7 +18,7 @@ mod parameter;
 mod plan;
 mod range;
 mod statistics;
-mod store;
+pub mod store;
 mod unit;
 mod work;
 

@@ -219,7 +219,7 @@ impl Document {
 
     /// Writes the page to a file.
     pub fn write(&self, file: &Path) -> Result<()> {
-        std::fs::write(file, self.page()?)
+        crate::write_whole(file, self.page()?.as_bytes())
             .with_context(|| format!("cannot write the report `{}`", file.display()))
     }
 }
