@@ -303,6 +303,7 @@ impl Run {
             layout: world.placed(),
             host_lines: world.host_lines().map(Into::into),
             segments: world.segments(),
+            passthrough: world.passthrough(),
             verified: world.verified(),
             table_dumps,
         }

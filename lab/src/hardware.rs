@@ -424,6 +424,11 @@ impl Hardware<GuestPhys> for GuestHardware<'_> {
         }
         self.shared.machine.forget(cpu, self.index, space);
     }
+    fn touch(&mut self, cpu: CpuId, frame: Gfn) {
+        let mut hardware = HostHardware(self.shared.reborrow());
+        // Without memory the entry stays empty, and the access that needs it fails.
+        let _ = self.host.expose_to_vm(&mut hardware, cpu, self.vm, frame);
+    }
     fn zero(&mut self, cpu: CpuId, frame: Gfn, order: u8) {
         self.each(cpu, frame, order, |this, hfn, _| {
             if let Some(oracle) = &mut this.shared.oracle {

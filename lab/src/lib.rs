@@ -13,6 +13,7 @@ pub mod names;
 pub mod numa;
 pub mod oracle;
 pub mod outcome;
+pub mod passthrough;
 pub mod reproduce;
 pub mod results;
 pub mod scenario;

@@ -1,5 +1,6 @@
 //! What an experiment found, as data: the same for people and for programs.
 
+use crate::passthrough::PassThroughOutcome;
 use crate::segments::SegmentOutcome;
 use crate::world::TableDump;
 use machine::metrics::{Counters, Served};
@@ -54,6 +55,9 @@ pub struct Outcome {
     /// Direct segments; `None` for systems without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segments: Option<SegmentOutcome>,
+    /// Pass-through; `None` for systems without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passthrough: Option<PassThroughOutcome>,
     /// Accesses checked by the oracle; `None` without `--verify`.
     pub verified: Option<u64>,
     /// Dumps of page tables, if they were asked for.

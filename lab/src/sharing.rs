@@ -103,10 +103,17 @@ impl System {
     pub(crate) fn check_sharing(&self) -> Result<(), String> {
         let Some(babelfish) = &self.babelfish else { return Ok(()) };
         babelfish.check()?;
-        if self.translation == Translation::Shadow {
+        if self.translation.is_shadowed() {
             return Err("under shadow paging no walker sees the guest's tables, where the marks of shared \
                         translations are: `nested+babelfish`"
                 .to_string());
+        }
+        if self.translation == Translation::PassThrough {
+            return Err(
+                "a leaf table that containers share is one table, and twins belong to one process: the \
+                        walker of `passthrough` would see neither marks nor shared tables: `nested+babelfish`"
+                    .to_string(),
+            );
         }
         if self.translation.is_segmented() {
             return Err("a segment's translations are one process's own and carry no mark of it, so a TLB \

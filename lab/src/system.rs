@@ -6,6 +6,7 @@
 //! or written out as TOML. Nothing else names combinations.
 
 use crate::numa::{Interference, Replication};
+use crate::passthrough::PassThrough;
 use crate::segments::Segments;
 use crate::sharing::{Aslr, Babelfish};
 use mechanisms::ptemagnet::Settings;
@@ -22,6 +23,11 @@ pub enum Translation {
     Nested,
     /// A VM whose hypervisor keeps a table gVA to hPA in step with the guest's.
     Shadow,
+    /// A VM whose shadow table switches to the guest's own where the guest keeps changing it.
+    Agile,
+    /// A VM whose guest maps host frames itself, kept to its own by tags.
+    #[serde(rename = "passthrough")]
+    PassThrough,
     /// One table, and a segment for a process's primary region in front of it.
     DirectSegment,
     /// A VM whose memory is behind a segment: gVA to gPA by paging.
@@ -33,10 +39,12 @@ pub enum Translation {
 }
 
 /// The ways of translation by name.
-const BASES: [(&str, Translation); 7] = [
+const BASES: [(&str, Translation); 9] = [
     ("native", Translation::Native),
     ("nested", Translation::Nested),
     ("shadow", Translation::Shadow),
+    ("agile", Translation::Agile),
+    ("passthrough", Translation::PassThrough),
     ("direct-segment", Translation::DirectSegment),
     ("vmm-direct", Translation::VmmDirect),
     ("guest-direct", Translation::GuestDirect),
@@ -184,6 +192,12 @@ pub struct System {
     /// What containers of one image share; nothing (private) without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub babelfish: Option<Babelfish>,
+    /// About pass-through.
+    #[serde(default)]
+    pub passthrough: PassThrough,
+    /// Under shadow paging: no leaf table goes out of sync.
+    #[serde(default)]
+    pub trap_each: bool,
 }
 
 impl Default for System {
@@ -198,6 +212,8 @@ impl Default for System {
             interference: None,
             segments: Segments::default(),
             babelfish: None,
+            passthrough: PassThrough::default(),
+            trap_each: false,
         }
     }
 }
@@ -227,6 +243,14 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("nested+ptemagnet", "a VM whose guest keeps the host's entries together (PTEMagnet)"),
     ("shadow", "a VM under shadow paging, 4 KiB pages"),
     ("shadow-thp-thp", "a VM under shadow paging, huge pages in guest and host"),
+    (
+        "agile",
+        "agile paging: a shadow table that switches to the guest's own where that changes, 4 KiB pages",
+    ),
+    ("agile-thp-thp", "agile paging, huge pages in guest and host"),
+    ("passthrough", "a VM whose guest maps host frames itself (Translation Pass-Through), 4 KiB pages"),
+    ("passthrough-thp-4k", "pass-through, huge pages in the guest, 4 KiB in the host"),
+    ("passthrough-thp-thp", "pass-through, huge pages in guest and host"),
     ("direct-segment", "native, a process's primary region behind a segment, 4 KiB pages outside"),
     ("vmm-direct", "VMM Direct: the VM's memory behind a segment, 4 KiB pages in the guest"),
     ("vmm-direct-thp-4k", "VMM Direct, huge pages in the guest"),
@@ -274,6 +298,15 @@ const FEATURES: &[(&str, &str)] = &[
     ("filter=BITS", "bits of each segment's escape filter (256)"),
     ("filter-functions=K", "hash functions of each escape filter, each with a bank of its own (4)"),
     ("promote", "no segments at first: the system is promoted while it runs"),
+    ("trap-each", "shadow: each store to a shadowed table exits; leaf tables never go out of sync"),
+    ("no-table-check", "pass-through: the walker checks the tag of the data page alone"),
+    ("enlightened=N", "pass-through: only the first N processes take part, and their children"),
+    ("fast-entry", "pass-through: the mode changes with CR3, without hypercalls"),
+    ("twin-free", "pass-through: the whole guest is enlightened, its only tables name host frames"),
+    (
+        "live-migration",
+        "pass-through: the VM falls back to nested paging, moves to the next node, returns, …",
+    ),
     ("pcp=N", "a CPU's list takes N frames at once from the zone (63 as in Linux)"),
     ("swap=N", "N MiB of swap space of the kernel the processes run on"),
     ("host-swap=N", "the same of the host under a VM"),
@@ -291,6 +324,13 @@ const FEATURES: &[(&str, &str)] = &[
     ),
     ("share-l1", "first-level TLBs share entries, too; with babelfish and aslr=software"),
 ];
+
+impl Translation {
+    /// The hypervisor keeps shadow tables.
+    pub fn is_shadowed(self) -> bool {
+        matches!(self, Translation::Shadow | Translation::Agile)
+    }
+}
 
 impl System {
     /// The system of a name.
@@ -444,6 +484,12 @@ impl System {
                     }
                 }
             }
+            "trap-each" => self.trap_each = true,
+            "no-table-check" => self.passthrough.table_check = false,
+            "enlightened" => self.passthrough.enlightened = Some(pages()?),
+            "fast-entry" => self.passthrough.fast_entry = true,
+            "twin-free" => self.passthrough.twin_free = true,
+            "live-migration" => self.passthrough.live_migration = true,
             "pcp" => {
                 let frames = value.parse::<u16>().ok().filter(|n| (1..=PCP_MOST).contains(n));
                 let wrong = || (format!("`{feature}`: `{value}` is no number from 1 to {PCP_MOST}"), None);
@@ -515,7 +561,14 @@ impl System {
         self.check_tables()?;
         self.check_segments()?;
         self.check_sharing()?;
-        if self.translation == Translation::Shadow && self.kernel.levels != self.host.levels {
+        self.check_passthrough()?;
+        if self.trap_each && self.translation != Translation::Shadow {
+            return Err(
+                "`trap-each` is for `shadow`: agile paging has its own rule, and others trap nothing"
+                    .to_string(),
+            );
+        }
+        if self.translation.is_shadowed() && self.kernel.levels != self.host.levels {
             return Err(
                 "a shadow table has the levels of the guest's table: both must be the same".to_string()
             );
@@ -561,10 +614,11 @@ impl System {
                 ));
             }
         }
-        if self.translation == Translation::Shadow
-            && (kernel.replication != Replication::Off || kernel.tables_follow)
+        if self.translation.is_shadowed() && (kernel.replication != Replication::Off || kernel.tables_follow)
         {
-            return Err("no walker walks the guest's table under shadow paging: copy the shadow table, `host-mitosis`".to_string());
+            return Err("no walker walks the guest's table under shadow paging (or only parts of it, under agile paging): copy the \
+                        shadow table, `host-mitosis`"
+                .to_string());
         }
         Ok(())
     }
@@ -685,7 +739,10 @@ impl fmt::Display for System {
                 .collect();
             write!(f, "+mitosis-for={}", numbers.join(","))?;
         }
-        write!(f, "{}", self.segments)?;
+        write!(f, "{}{}", self.segments, self.passthrough)?;
+        if self.trap_each {
+            f.write_str("+trap-each")?;
+        }
         self.babelfish.map_or(Ok(()), |babelfish| write!(f, "{babelfish}"))
     }
 }
@@ -714,6 +771,9 @@ mod tests {
             "direct-segment-thp+bad=3",
             "native+babelfish=no-mask+aslr=software+share-l1",
             "nested-thp-4k+vnuma+mitosis+babelfish=tables",
+            "shadow-thp-thp+host-mitosis+trap-each",
+            "passthrough+twin-free",
+            "passthrough+host-mitosis+no-table-check+enlightened=1+fast-entry+live-migration",
         ] {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
@@ -756,6 +816,14 @@ mod tests {
         assert!(why("shadow+babelfish").contains("shadow"));
         assert!(why("dual-direct+babelfish").contains("segment"));
         assert!(why("native+mitosis=lazy+babelfish").contains("from the start"));
+        assert!(why("agile+trap-each").contains("is for `shadow`"));
+        assert!(why("agile+vnuma+mitosis").contains("no walker"));
+        assert!(why("nested+fast-entry").contains("are for `passthrough`"));
+        assert!(why("passthrough-thp-thp+twin-free").contains("smaller entries"));
+        assert!(why("passthrough+twin-free+live-migration").contains("fall back"));
+        assert!(why("passthrough+twin-free+fast-entry").contains("never leaves"));
+        assert!(why("passthrough+babelfish").contains("twins belong"));
+        assert!(why("passthrough+vnuma+mitosis").contains("twins"));
         assert!(why("native+interference=1:x").contains("interference=1:20"));
         assert!(
             System::parse("native+mitosis=0-6").unwrap().check_on(4).unwrap_err().contains("nodes 0 to 3")

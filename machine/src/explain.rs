@@ -27,6 +27,17 @@ pub enum What {
         /// Where it was served.
         served: Served,
     },
+    /// It loaded from a structure that is no page table: a frame's tag, a mask page.
+    Side {
+        /// What for: the guest (or native) level, 0 for the data page.
+        cell: Cell,
+        /// The address.
+        at: Hpa,
+        /// The node of its memory.
+        node: NodeId,
+        /// Where it was served.
+        served: Served,
+    },
     /// A page-walk cache knew a table, so the levels above it were skipped.
     WalkCache {
         /// Which table.
@@ -74,7 +85,7 @@ impl Explained {
     }
     /// References made.
     pub fn references(&self) -> usize {
-        self.steps.iter().filter(|s| matches!(s.what, What::Reference { .. })).count()
+        self.steps.iter().filter(|s| matches!(s.what, What::Reference { .. } | What::Side { .. })).count()
     }
 }
 
@@ -143,6 +154,15 @@ impl Port for Scribe<'_> {
             _ => gpa,
         });
         self.write(What::Reference { cell, at, gpa, node, served }, since);
+    }
+    fn side_reference(&mut self, cell: Cell, at: Hpa) {
+        let since = self.port.time;
+        let before = self.port.counters.side;
+        self.port.side_reference(cell, at);
+        let now = self.port.counters.side;
+        let served = Served::ALL.into_iter().find(|s| now[*s as usize] != before[*s as usize]);
+        let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
+        self.write(What::Side { cell, at, node, served: served.unwrap_or(Served::L1) }, since);
     }
     fn check(&mut self, check: Check) {
         let since = self.port.time;

@@ -7,7 +7,9 @@
 #![no_std]
 extern crate alloc;
 
+pub mod agile;
 pub mod babelfish;
 pub mod mitosis;
+pub mod passthrough;
 pub mod ptemagnet;
 pub mod segments;

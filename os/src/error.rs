@@ -115,6 +115,14 @@ pub enum MmError {
     /// A VM without shadow tables.
     #[error("VM {} has no shadow tables: enable them first", .0.0)]
     NoShadow(VmId),
+    /// A VM in which translation is not passed through.
+    #[error("VM {}: translation is not passed through: {why}", .vm.0)]
+    NoPassThrough {
+        /// The VM.
+        vm: VmId,
+        /// Why.
+        why: &'static str,
+    },
     /// No such file.
     #[error("no file {}", .0.0)]
     NoFile(FileId),

@@ -195,6 +195,7 @@ impl<M: TableMemory> Core<M> {
             };
             if let Some(outcome) = outcome {
                 outcome.count(&mut space.stats);
+                self.settle(space, cx);
                 return Ok(outcome);
             }
         }

@@ -67,6 +67,7 @@ impl<M: TableMemory> Core<M> {
         // a table may have write-protected it.
         flush.add_all();
         self.discharge(parent, cx, flush);
+        self.settle(child, cx);
         self.source.forked(&mut self.pool, u32::from(parent.id.0), u32::from(child.id.0));
         copied
     }

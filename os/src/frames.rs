@@ -277,6 +277,9 @@ impl<M: TableMemory> Core<M> {
         flush: Flush<I, M::Space>,
     ) -> Released<I, M::Space> {
         let nodes = flush.nodes();
+        if !flush.is_empty() {
+            self.notify_now(space, cx, flush.hull());
+        }
         flush.discharge_reaching(|reach, extent, tables| {
             let one;
             let many;
@@ -313,7 +316,7 @@ impl<M: TableMemory> Core<M> {
         nodes: NodeSet,
         reach: Reach,
     ) {
-        if let Some(mut notifier) = space.notifier.take() {
+        if let Some(mut notifier) = space.notifier.take_if(|notifier| !notifier.wants_what_is_left()) {
             self.env(cx.cpu, |env| {
                 notifier
                     .invalidate(&mut NotifyCx { env: env.reborrow(), hw: &mut *cx.hw, cpu: cx.cpu }, what);
@@ -430,6 +433,32 @@ impl<M: TableMemory> Core<M> {
                 Err(e)
             }
         }
+    }
+
+    /// Tells a notifier that wants to know what there is in `range` now.
+    pub(crate) fn notify_now<I: Space>(
+        &mut self,
+        space: &mut AddressSpace<I, M>,
+        cx: &mut Cx<'_, M::Space>,
+        range: Range<u64>,
+    ) {
+        let Some(mut notifier) = space.notifier.take_if(|notifier| notifier.wants_what_is_left()) else {
+            return;
+        };
+        let range = range.start..range.end.min(space.table.end());
+        self.env(cx.cpu, |env| {
+            let mut leaves = Vec::new();
+            space.table.scan(env, range.clone(), &mut |leaf| leaves.push(leaf));
+            notifier.now(&mut NotifyCx { env: env.reborrow(), hw: &mut *cx.hw, cpu: cx.cpu }, range, &leaves);
+        });
+        space.notifier = Some(notifier);
+    }
+
+    /// Completes what an answered fault wrote: see [`paging::TableOps::settle`].
+    pub(crate) fn settle<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
+        let (hw, cpu) = (&mut *cx.hw, cx.cpu);
+        self.env(cpu, |env| space.table.settle(env, &mut |frame| hw.touch(cpu, frame)));
+        self.pay_owed(space, cx);
     }
 
     /// Tells a notifier of a new leaf.

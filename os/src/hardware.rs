@@ -196,6 +196,8 @@ pub enum ExitKind {
     Invalidate,
     /// A call to the hypervisor.
     Hypercall,
+    /// A walk reached a frame whose tag is not the VM's.
+    FrameTag,
 }
 
 /// Work of the software that takes time on top of its memory references.
@@ -258,6 +260,10 @@ pub trait Hardware<S: PhysSpace> {
 
     /// Forgets everything that `cpu` cached of `space`.
     fn flush_space(&mut self, cpu: CpuId, space: SpaceId);
+
+    /// Loads a byte of `frame`, so that whoever backs the kernel's frames backs it: a guest's way
+    /// to get a slot of its array of host frames filled.
+    fn touch(&mut self, _cpu: CpuId, _frame: Frame<S>) {}
 
     /// Zeroes 2^`order` frames.
     fn zero(&mut self, cpu: CpuId, frame: Frame<S>, order: u8);

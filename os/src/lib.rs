@@ -27,6 +27,7 @@ pub mod hypervisor;
 mod kernel;
 mod numa;
 mod pagecache;
+pub mod passthrough;
 mod populate;
 mod process;
 mod reclaim;

@@ -122,6 +122,7 @@ impl<M: TableMemory> Core<M> {
         let last = end.min(vma.end).min(block).min(addr.raw() + (budget << 12));
         let before = progress.faults;
         let filled = self.fill_table(space, cx, &vma, last, intent, progress);
+        self.settle(space, cx);
         let faults = progress.faults - before;
         match filled {
             // Those before the one that failed are done.

@@ -14,9 +14,11 @@ use crate::vma::{Policy, VmaSet};
 use alloc::boxed::Box;
 use core::any::Any;
 use core::fmt;
+use core::ops::Range;
 use paging::frames::{CpuId, NodeId};
 use paging::{
-    Addr, Entry, GuestPhys, OneCopy, PageSize, PageTable, Space, TableEnv, TableMemory, TableOps, Virt,
+    Addr, Entry, GuestPhys, LeafAt, OneCopy, PageSize, PageTable, Space, TableEnv, TableMemory, TableOps,
+    Virt,
 };
 
 /// Whom an address space belongs to.
@@ -108,6 +110,15 @@ pub trait MmuNotifier<I: Space, M: TableMemory>: Any + fmt::Debug + Send {
     /// These addresses no longer translate as they did. Called before TLBs are
     /// invalidated; the frames are released after it returns.
     fn invalidate(&mut self, cx: &mut NotifyCx<'_, M>, what: Invalidate<'_>);
+
+    /// Whether it wants to know what is left ([`MmuNotifier::now`]) in the place of what went.
+    fn wants_what_is_left(&self) -> bool {
+        false
+    }
+
+    /// In `range` leaves went, or lost rights or bits; `leaves` are those that are there now, ascending.
+    /// Called as `invalidate` is.
+    fn now(&mut self, _cx: &mut NotifyCx<'_, M>, _range: Range<u64>, _leaves: &[LeafAt<I>]) {}
 
     /// `addr` is mapped by the leaf `entry` of `size` from now on. (Where a leaf only lost
     /// rights or bits, `invalidate` alone is called; what is still there is asked for.)

@@ -4,8 +4,9 @@
 mod common;
 
 use common::{Bare, Machine, System, config};
+use mechanisms::agile::Agile;
 use os::hypervisor::VmId;
-use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables};
+use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables, Trapping};
 use os::{
     Advice, Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, KernelConfig, MapRequest, ProcessId,
     ProcessSpec, Prot, RootLoad, Shootdown, SingleTables, Slot, SpaceId, SpaceKind, ThpMode, VmSpec,
@@ -95,11 +96,11 @@ struct World {
 const PAGES: u64 = 1024;
 
 impl World {
-    fn new(host: KernelConfig, guest: KernelConfig) -> Self {
+    fn new(host: KernelConfig, guest: KernelConfig, trapping: Trapping) -> Self {
         let mut host = System::new(32768, host);
         let slots = [Slot::new(Gfn::new(0), GUEST_FRAMES)];
         let vm = host.kernel.create_vm(&mut host.machine, CPU, VmSpec::default(), &slots).expect("a VM");
-        let log = TrapLog::new(GUEST_FRAMES);
+        let log = TrapLog::new(GUEST_FRAMES, trapping);
         host.kernel.enable_shadow(vm, Arc::clone(&log)).expect("a VM");
         let layout = Layout::of_ranges(std::slice::from_ref(&(0x8000..GUEST_FRAMES)));
         let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
@@ -138,16 +139,20 @@ impl World {
             let load = self.host.machine.roots[&(CPU, SpaceKind::Process)];
             let mem = self.host.kernel.mem();
             let walk = Native { mem, root: load.root, levels: load.levels, frames: 1 << 30 };
+            let vm = self.host.kernel.vm(self.vm).expect("a VM");
+            let host = paging::HostDim {
+                mem,
+                root: vm.root(NodeId(0)),
+                levels: vm.space().table().levels(),
+                frames: 1 << 30,
+            };
+            let none = Default::default();
+            let shadow = self.host.kernel.shadow(self.vm).expect("shadow tables");
+            let (switches, guest) = (shadow.switches().unwrap_or(&none), self.guest.mem());
+            let walk = Agile { shadow: walk, switches, guest, guest_frames: GUEST_FRAMES, host };
             match walk.walk(&mut Bare::default(), va, intent) {
                 Ok(leaf) => {
                     // What guest and host say together.
-                    let vm = self.host.kernel.vm(self.vm).expect("a VM");
-                    let host = paging::HostDim {
-                        mem,
-                        root: vm.root(NodeId(0)),
-                        levels: vm.space().table().levels(),
-                        frames: 1 << 30,
-                    };
                     let nested = Nested { guest: self.guest.mem(), root, levels, frames: GUEST_FRAMES, host };
                     assert_eq!(nested.peek(va).map(|at| at.frame()), Some(leaf.frame));
                     // (A dirty log protects the guest's tables too, which a nested walk would store to.)
@@ -156,6 +161,17 @@ impl World {
                         assert!(!leaf.rights.write() || both.rights.write(), "the shadow allows more");
                     }
                     return Some(leaf.frame.number());
+                }
+                Err(Fault::Nested { gpa, write, .. }) => {
+                    let s = &mut self.host;
+                    let intent = Intent { write, fetch: false };
+                    s.kernel.vm_fault(&mut s.machine, CPU, self.vm, gpa, intent).expect("memory");
+                }
+                Err(Fault::Page { .. }) if self.host.kernel.shadow_switches(self.vm, root, va) => {
+                    let done = self.guest(|guest, hw| guest.fault(hw, CPU, pid, va, intent));
+                    if done.is_err() {
+                        return None;
+                    }
                 }
                 Err(Fault::Page { .. }) => {
                     let fault = ShadowFault { root, levels, va, intent, user: true };
@@ -196,6 +212,9 @@ impl World {
                 levels: vm.space().table().levels(),
                 frames: 1 << 30,
             };
+            let none = Default::default();
+            let (switches, guest) = (shadow.switches().unwrap_or(&none), self.guest.mem());
+            let walk = Agile { shadow: walk, switches, guest, guest_frames: GUEST_FRAMES, host };
             let nested = Nested { guest: self.guest.mem(), root, levels, frames: GUEST_FRAMES, host };
             for page in 0..PAGES {
                 let va = self.va.offset(page << 12);
@@ -237,6 +256,7 @@ enum Action {
     HostMigrate { node: u8 },
     HostLog,
     HostCompact,
+    IntervalEnds,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -257,6 +277,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..2u8).prop_map(|node| Action::HostMigrate { node }),
         1 => Just(Action::HostLog),
         1 => Just(Action::HostCompact),
+        1 => Just(Action::IntervalEnds),
     ]
 }
 
@@ -321,6 +342,10 @@ impl World {
                 let s = &mut self.host;
                 s.kernel.start_dirty_log(&mut s.machine, CPU, self.vm).expect("a VM");
             }
+            Action::IntervalEnds => {
+                let s = &mut self.host;
+                s.kernel.end_agile_interval(&mut s.machine, CPU, self.vm).expect("a VM");
+            }
             Action::HostCompact => {
                 let s = &mut self.host;
                 s.kernel.compact(&mut s.machine, CPU, NodeId(0), 9).expect("a pass");
@@ -341,11 +366,12 @@ proptest! {
         host_thp in thp(),
         guest_thp in thp(),
         zero_page in any::<bool>(),
+        trapping in prop_oneof![Just(Trapping::Each), Just(Trapping::Unsync), Just(Trapping::Agile)],
         actions in proptest::collection::vec(action(), 1..40),
     ) {
         let host = KernelConfig { thp: host_thp, zero_page, swap_slots: 100_000, ..config() };
         let guest = KernelConfig { thp: guest_thp, zero_page, ..KernelConfig::new(vec![NodeId(0)]) };
-        let mut world = World::new(host, guest);
+        let mut world = World::new(host, guest, trapping);
         for action in &actions {
             world.run(action);
             world.agree();
@@ -356,7 +382,7 @@ proptest! {
 
 #[test]
 fn each_store_to_a_shadowed_table_is_an_exit() {
-    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]));
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]), Trapping::Each);
     let pid = world.pids[0];
     let va = world.va;
     world.access(pid, va, Intent::WRITE);
@@ -374,7 +400,7 @@ fn each_store_to_a_shadowed_table_is_an_exit() {
 
 #[test]
 fn a_guest_that_maps_its_own_table_cannot_store_to_it_unseen() {
-    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]));
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]), Trapping::Unsync);
     let (pid, va) = (world.pids[0], world.va);
     world.access(pid, va, Intent::WRITE);
     // A hostile guest: the entry after that page's maps the leaf table itself, writable.
@@ -401,4 +427,48 @@ fn a_guest_that_maps_its_own_table_cannot_store_to_it_unseen() {
     // The entry goes again, so that the guest's own teardown is about its own pages.
     mem.store(paging::Slot::new(table, evil.index(1)), Entry::EMPTY);
     s.kernel.shadow_invalidate(&mut s.machine, CPU, world.vm, root, Invalidate::All).expect("a VM");
+}
+
+#[test]
+fn an_unsynced_leaf_table_exits_once_until_the_guest_flushes() {
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]), Trapping::Unsync);
+    let (pid, va) = (world.pids[0], world.va);
+    world.access(pid, va, Intent::WRITE);
+    let before = world.log.stores();
+    for page in 1..33 {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    assert_eq!(world.log.stores() - before, 1);
+    // A flush of everything ends that: the next store exits again.
+    let root = world.guest.process(pid).expect("alive").space().table().hardware_root(NodeId(0));
+    let s = &mut world.host;
+    s.kernel.shadow_invalidate(&mut s.machine, CPU, world.vm, root, Invalidate::All).expect("a VM");
+    world.access(pid, va.offset(40 << 12), Intent::WRITE);
+    assert_eq!(world.log.stores() - before, 2);
+    world.finish();
+}
+
+#[test]
+fn agile_paging_switches_where_the_guest_stores_and_back_where_it_does_not() {
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]), Trapping::Agile);
+    let (pid, va) = (world.pids[0], world.va);
+    for page in 0..64 {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    let nested = |world: &World| world.host.kernel.shadow(world.vm).expect("shadow tables").nested_tables();
+    assert_eq!(nested(&world), 1, "the leaf table");
+    let (stores, before) = (world.log.stores(), world.host.kernel.stats().exits);
+    for page in 64..128 {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    assert_eq!(world.log.stores(), stores, "its stores exit no more");
+    let exits = world.host.kernel.stats().exits - before;
+    assert!(exits <= 2 * 64, "no more than what backs the pages (and zeroes them): {exits}");
+    for rounds in [1, 0] {
+        let s = &mut world.host;
+        s.kernel.end_agile_interval(&mut s.machine, CPU, world.vm).expect("a VM");
+        assert_eq!(nested(&world), rounds);
+    }
+    world.access(pid, va, Intent::READ);
+    world.finish();
 }

@@ -125,6 +125,12 @@ pub enum Command {
         #[command(subcommand)]
         command: crate::sweep::Sweep,
     },
+    /// Attack the isolation that a mechanism claims, and report what was tried.
+    Attack {
+        /// Which mechanism.
+        #[command(subcommand)]
+        what: Attacked,
+    },
     /// List what there is to choose from.
     List {
         /// Of what.
@@ -358,6 +364,48 @@ pub struct PteMagnetArgs {
     pub verify: bool,
 }
 
+/// What can be attacked.
+#[derive(Debug, Subcommand)]
+pub enum Attacked {
+    /// Translation Pass-Through: a guest that writes anything into its tables, with the table check and without.
+    Passthrough(AttackArgs),
+}
+
+/// Which attacks.
+#[derive(Debug, Args)]
+pub struct AttackArgs {
+    /// Only these: `foreign-data`, `foreign-table`, `host-table`, `reserved-bits`, `loops`,
+    /// `own-tables-writable`, `stale-data`, `stale-table`, `huge-overlap`, `foreign-root`, `anything`.
+    #[arg(long, value_delimiter = ',')]
+    pub attacks: Vec<String>,
+    /// Rounds of random acts, 256 bytes each.
+    #[arg(long, value_parser = count, default_value = "2k")]
+    pub rounds: u64,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How much of the comparison is run.
+#[derive(Debug, Args)]
+pub struct PassThroughArgs {
+    /// Only these: `gups`, `btree`, `xsbench`, `redis`, `memcached`, `pagerank`, `growkv`, `fork`, `remap`, `protect`.
+    #[arg(short, long = "workload", value_delimiter = ',')]
+    pub workloads: Vec<String>,
+    /// Only these: `4k`, `thp`, `numa`.
+    #[arg(long = "setting", value_delimiter = ',')]
+    pub settings: Vec<String>,
+    /// Footprint of workloads that have no size of their own.
+    #[arg(long, default_value = "8GiB")]
+    pub footprint: String,
+    /// Accesses that are counted (suffixes k, M, G).
+    #[arg(short = 'n', long, value_parser = count, default_value = "2M")]
+    pub accesses: u64,
+    /// Accesses before that.
+    #[arg(long, value_parser = count, default_value = "2M")]
+    pub warmup: u64,
+}
+
 /// What can be reproduced.
 #[derive(Debug, Subcommand)]
 pub enum Reproduced {
@@ -380,6 +428,8 @@ pub enum Reproduced {
         #[arg(long, value_delimiter = ',')]
         columns: Vec<String>,
     },
+    /// Translation Pass-Through (ATC 2023) beside native, nested, shadow and agile paging.
+    Passthrough(PassThroughArgs),
     /// Direct segments for VMs (MICRO 2014): overheads by mode and page size, faulty frames, self-ballooning.
     DirectSegments {
         /// Only these: `graph500`, `memcached`, `npb-cg`, `gups`, `mcf`, `omnetpp`, `canneal`,

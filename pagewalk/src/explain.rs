@@ -184,6 +184,13 @@ fn steps(walk: &Explained, view: &WalkView) -> String {
                 );
                 (cycles, what)
             }
+            StepView::Side { guest, hpa, node, served, cycles } => {
+                let of = match guest {
+                    0 => "the data page's frame".to_string(),
+                    level => format!("the frame of the process's level-{level} table"),
+                };
+                (cycles, format!("load {hpa:#014x}  tag of {of}, node {node}, from {served}"))
+            }
             StepView::WalkCache { host_dimension, skipped_from, skipped_to, cycles, .. } => {
                 let table = if *host_dimension { "VM's" } else { "process's" };
                 let what = format!(

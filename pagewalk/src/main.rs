@@ -7,6 +7,7 @@ mod figures;
 mod html;
 mod inputs;
 mod live;
+mod passthrough;
 mod perfetto;
 mod progress;
 mod report;
@@ -22,7 +23,7 @@ mod watch;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use cli::{Cli, Command, Listed, Output, Reproduced};
+use cli::{Attacked, Cli, Command, Listed, Output, Reproduced};
 use lab::Outcome;
 use lab::experiment;
 use lab::look::Board;
@@ -78,6 +79,9 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Matrix(args)) => done(soak::matrix(&args, output)),
         Some(Command::Soak(args)) => done(soak::soak(&args, output)),
         Some(Command::Sweep { command }) => sweep::sweep(command, output),
+        Some(Command::Attack { what: Attacked::Passthrough(args) }) => {
+            done(passthrough::attack(&args, output))
+        }
         Some(Command::List { what }) => done(list(what, output)),
         Some(Command::Completions { shell }) => done(shells::completions(shell)),
         Some(Command::Man { directory }) => done(shells::man(&directory)),
@@ -94,6 +98,7 @@ fn reproduce(what: Reproduced, html: Option<&Path>, output: Output) -> Result<()
         }
         Reproduced::TlbCurve { columns } => reproduce::curve(&columns, html, output),
         Reproduced::Ptemagnet(args) => reproduce::ptemagnet(&args, html, output),
+        Reproduced::Passthrough(args) => passthrough::reproduce(&args, html, output),
     }
 }
 

@@ -89,6 +89,12 @@ fn described(step: &Step) -> (String, Value) {
             });
             (format!("{table}: {}", served.name()), args)
         }
+        What::Side { at, node, served, .. } => {
+            let args = json!({
+                "hpa": format!("{:#x}", at.raw()), "node": node.0, "served": served.name(), "cycles": cycles,
+            });
+            (format!("tag: {}", served.name()), args)
+        }
         What::WalkCache { from, down_to, .. } => {
             (format!("PWC skips L{from} to L{down_to}"), json!({ "cycles": cycles }))
         }

@@ -124,6 +124,26 @@ fn table(base: &Outcome, outcomes: &[Outcome], all: &[Outcome]) -> Table {
             o.segments.as_ref().map_or(String::from("-"), |s| thousands(s.escaped))
         });
     }
+    if outcomes.iter().any(|o| o.passthrough.is_some()) {
+        let passed = |get: &dyn Fn(&lab::passthrough::PassThroughOutcome) -> String, o: &Outcome| {
+            o.passthrough.as_ref().map_or("-".to_string(), get)
+        };
+        row("tag checks per walk", &|o| number(o.walks.checks[3] as f64 / o.walks.completed.max(1) as f64));
+        row("faults on tags, since the start", &|o| passed(&|p| thousands(p.tag_faults), o));
+        row("paths of twins mended", &|o| passed(&|p| thousands(p.repairs), o));
+        row("entries into the mode", &|o| passed(&|p| thousands(p.entered), o));
+        let share = |part: u64, whole: u64| 100.0 * part as f64 / whole.max(1) as f64;
+        row("array of host frames", &|o| {
+            passed(&|p| format!("{} ({:.3} %)", bytes(p.array_bytes), share(p.array_bytes, p.guest_bytes)), o)
+        });
+        row("twin tables", &|o| {
+            let twins = |p: &lab::passthrough::PassThroughOutcome| p.twin_bytes + p.splinter_bytes;
+            passed(&|p| format!("{} ({:.3} %)", bytes(twins(p)), share(twins(p), p.mapped_bytes)), o)
+        });
+        row("frame tags", &|o| {
+            passed(&|p| format!("{} ({:.3} %)", bytes(p.tag_bytes), share(p.tag_bytes, p.host_bytes)), o)
+        });
+    }
     row("page faults, counted", &|o| thousands(o.software.page_faults));
     row("  since the start", &|o| thousands(o.software.page_faults_in_all));
     row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));

@@ -146,6 +146,8 @@ pub struct Flush<I: Space, S: PhysSpace> {
     /// By reach.
     parts: [Part<I>; 3],
     nodes: NodeSet,
+    /// From the first address to the last of what must be invalidated.
+    hull: (u64, u64),
     gone: Vec<Gone<I, S>>,
     tables: Vec<(Frame<S>, TableAt<I>)>,
 }
@@ -155,6 +157,7 @@ impl<I: Space, S: PhysSpace> Default for Flush<I, S> {
         Flush {
             parts: Reach::ALL.map(|_| Part { extent: Extent::Nothing, paths: false }),
             nodes: NodeSet::default(),
+            hull: (u64::MAX, 0),
             gone: Vec::new(),
             tables: Vec::new(),
         }
@@ -208,6 +211,12 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     pub fn nodes(&self) -> NodeSet {
         self.nodes
     }
+    /// From the first address to the last of all that must be invalidated, also where there are
+    /// more ranges than are named one by one. Empty if nothing must be.
+    pub fn hull(&self) -> core::ops::Range<u64> {
+        let (start, end) = self.hull;
+        start.min(end)..end
+    }
     /// Adds `len` bytes from `start` to what must be invalidated, everywhere.
     pub fn add(&mut self, start: Addr<I>, len: u64) {
         self.add_on(NodeSet::ALL, start, len);
@@ -219,6 +228,7 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     /// The same, of others too.
     pub fn add_reaching(&mut self, nodes: NodeSet, reach: Reach, start: Addr<I>, len: u64) {
         self.nodes = self.nodes.union(nodes);
+        self.hull = (self.hull.0.min(start.raw()), self.hull.1.max(start.raw().saturating_add(len)));
         let wider = &mut self.parts[reach as usize..];
         if !wider.iter().any(|part| part.extent.covers(start.raw(), len)) {
             wider[0].extent.add(start, len);
@@ -231,6 +241,7 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
     /// Everything within `reach` must be invalidated.
     pub fn add_all_reaching(&mut self, reach: Reach) {
         self.nodes = NodeSet::ALL;
+        self.hull = (0, u64::MAX);
         self.parts[reach as usize].extent = Extent::All;
     }
     /// A leaf is no longer in the table: it is handed out after the flush.
@@ -277,6 +288,7 @@ impl<I: Space, S: PhysSpace> Flush<I, S> {
             self.parts[reach as usize].paths |= part.paths;
         }
         self.nodes = self.nodes.union(other.nodes);
+        self.hull = (self.hull.0.min(other.hull.0), self.hull.1.max(other.hull.1));
         self.gone.extend(other.gone);
         self.tables.extend(other.tables);
     }

@@ -439,6 +439,17 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         Ok(false)
     }
 
+    /// Before CPUs walk what was written: completes entries that a host has to do
+    /// something for first (pass-through: a frame that it has not backed yet).
+    /// `touch` makes the host back a frame. Said after faults, and for a child of `fork`.
+    fn settle(
+        &mut self,
+        _env: &mut TableEnv<'_, M>,
+        _master: Frame<M::Space>,
+        _touch: &mut dyn FnMut(Frame<M::Space>),
+    ) {
+    }
+
     /// Data behind the entries of this space moved between nodes: tables may
     /// follow. Returns how many table pages moved; the pages they left are in
     /// `flush`. The root may be among them: CPUs load it anew.

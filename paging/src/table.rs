@@ -194,6 +194,10 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     ) -> Result<bool, NoFrame> {
         self.ops.fault_in(env, self.root, addr, node)
     }
+    /// Completes entries that a host has to do something for; see [`TableOps::settle`].
+    pub fn settle(&mut self, env: &mut TableEnv<'_, M>, touch: &mut dyn FnMut(Frame<M::Space>)) {
+        self.ops.settle(env, self.root, touch);
+    }
     /// 4 or 5.
     pub fn levels(&self) -> u8 {
         self.levels

@@ -336,13 +336,20 @@ impl<M> Clone for Native<'_, M> {
 impl<M> Copy for Native<'_, M> {}
 
 /// One step down a table: what the walker learns from an entry.
-enum Step<S> {
+#[derive(Clone, Copy, Debug)]
+pub enum Step<S: crate::Space> {
+    /// It points to a table.
     Table(crate::Frame<S>),
+    /// It is a leaf of this size.
     Leaf(PageSize),
 }
 
+/// What the walker makes of an entry of a `level` table on a machine with `frames` frames.
+///
+/// # Errors
+/// With the reason for a fault.
 #[inline(always)]
-fn judge<S: PhysSpace>(entry: Entry, level: u8, frames: u64) -> Result<Step<S>, Why> {
+pub fn judge<S: PhysSpace>(entry: Entry, level: u8, frames: u64) -> Result<Step<S>, Why> {
     if !entry.is_present() {
         return Err(Why::NotPresent);
     }
@@ -361,9 +368,9 @@ fn judge<S: PhysSpace>(entry: Entry, level: u8, frames: u64) -> Result<Step<S>, 
     Ok(Step::Table(entry.frame()))
 }
 
-/// Sets A (and D) in a walked entry if they are not set; returns whether D is set now.
+/// Sets A (and D) in a walked entry if they are not set.
 #[inline(always)]
-fn mark(cell: Option<&crate::sync::AtomicU64>, entry: Entry, bits: Flags) {
+pub fn mark(cell: Option<&crate::sync::AtomicU64>, entry: Entry, bits: Flags) {
     if !entry.has(bits)
         && let Some(cell) = cell
     {
@@ -373,8 +380,9 @@ fn mark(cell: Option<&crate::sync::AtomicU64>, entry: Entry, bits: Flags) {
     }
 }
 
+/// The bits that the walker sets in a leaf.
 #[inline(always)]
-fn leaf_bits(write: bool) -> Flags {
+pub fn leaf_bits(write: bool) -> Flags {
     if write { Flags::ACCESSED.with(Flags::DIRTY) } else { Flags::ACCESSED }
 }
 

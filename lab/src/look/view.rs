@@ -110,6 +110,20 @@ pub enum StepView {
         /// Cycles.
         cycles: u64,
     },
+    /// The walker loaded from what is no page table: a frame's tag.
+    Side {
+        /// Guest (or native) level of the table whose frame it is; 0 for the data page's.
+        guest: u8,
+        /// Where it is.
+        #[serde(serialize_with = "hex")]
+        hpa: u64,
+        /// The node of its memory.
+        node: u8,
+        /// Where it was served.
+        served: &'static str,
+        /// Cycles.
+        cycles: u64,
+    },
     /// A page-walk cache knew a table.
     WalkCache {
         /// The table is of the host dimension.

@@ -142,7 +142,7 @@ pub struct Ballooning {
     pub refused: Option<String>,
 }
 
-fn wrong(what: &str, reason: impl ToString) -> ExperimentError {
+pub(super) fn wrong(what: &str, reason: impl ToString) -> ExperimentError {
     SourceError { what: what.to_string(), reason: reason.to_string(), hint: None }.into()
 }
 

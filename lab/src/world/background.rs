@@ -87,7 +87,13 @@ impl World {
                 self.host.rebalance_vm_tables(&mut hardware, CpuId(0), vm).map_err(failed)?;
             }
         }
-        Ok(())
+        if self.plan.system.translation == Way::Agile
+            && let Some(vm) = self.guest.as_ref().map(|guest| guest.vm)
+        {
+            let mut hardware = HostHardware(shared!(self, &self.host_files.names));
+            self.host.end_agile_interval(&mut hardware, CpuId(0), vm).map_err(failed)?;
+        }
+        self.migrate_live()
     }
 
     /// Looks at what each process's cores counted since the last look, and

@@ -205,15 +205,28 @@ impl World {
             for cpu in 0..cpus.len() {
                 host.enter_vm(&mut hardware, CpuId(cpu as u16), vm).map_err(failed("entering the VM"))?;
             }
+            let mut passed = None;
+            if plan.system.translation == Way::PassThrough {
+                let new = passthrough::Passed::new(&mut host, &layout, memory.end())?;
+                new.enable(&mut host, &mut hardware, vm).map_err(failed("passing translation through"))?;
+                passed = Some(new);
+            }
             let side = plan.system.kernel;
             let copies = side.replication;
             let table_nodes = oblivious::groups(&machine, copies, &cpus, plan.seed);
-            let shadow = plan.system.translation == Way::Shadow;
+            let shadow = plan.system.translation.is_shadowed();
             let mut shadowed = shadow.then(HashMap::new);
-            let tables: Box<dyn Tables<Arena<GuestPhys>>> = if shadow {
-                let log = TrapLog::new(memory.end());
+            let tables: Box<dyn Tables<GuestMem>> = if shadow {
+                let trapping = match plan.system.translation {
+                    Way::Agile => Trapping::Agile,
+                    _ if plan.system.trap_each => Trapping::Each,
+                    _ => Trapping::Unsync,
+                };
+                let log = TrapLog::new(memory.end(), trapping);
                 host.enable_shadow(vm, log.clone()).map_err(failed("shadow paging"))?;
                 Box::new(TrappedTables::new(single(&side), log))
+            } else if let Some(passed) = &passed {
+                passed.tables(&plan.system)
             } else {
                 let near: NodeSet = table_nodes.iter().copied().collect();
                 tables(&side, if near.is_empty() { NodeSet::first(nodes) } else { near }, members)
@@ -242,7 +255,8 @@ impl World {
                 ..config(&plan.system, &side, guest_cpus, plan.placing.as_ref())
             };
             // As much memory again may be plugged in after the VM's.
-            let mem = Arena::new(2 * memory.end());
+            let way = passed.as_ref().and_then(|passed| passed.enlightenment(&plan.system, vm));
+            let mem = GuestTables::new(Arena::new(2 * memory.end()), way);
             let mut kernel = Kernel::new(config, guest_pool, mem, source, tables, &mut hardware)
                 .map_err(failed("the guest's kernel"))?;
             if copies.is_oblivious() {
@@ -252,7 +266,7 @@ impl World {
             } else {
                 set_aside(&mut kernel, &side);
             }
-            guest = Some(Guest { kernel, vm, files: Files::default(), shadowed });
+            guest = Some(Guest { kernel, vm, files: Files::default(), shadowed, passed });
         }
         let running = vec![None; cpus.len()];
         let mut world = World {

@@ -6,6 +6,9 @@ use super::*;
 impl World {
     pub(super) fn event(&mut self, event: &Event) -> Result<(), WorldError> {
         let failed = |error| WorldError::Kernel { what: format!("{event:?}"), error };
+        if let Some(process) = caller(event) {
+            self.leave(self.cpu_of(process))?;
+        }
         match event {
             Event::Map { process, region } => {
                 if let Some(oracle) = &mut self.oracle {
@@ -95,5 +98,19 @@ impl World {
     /// A CPU that the process runs on, for its system calls.
     pub(super) fn cpu_of(&self, process: u16) -> CpuId {
         self.threads.iter().find(|t| t.process == process).map_or(CpuId(0), |t| t.cpu)
+    }
+}
+
+/// The process that makes a system call.
+fn caller(event: &Event) -> Option<u16> {
+    match event {
+        Event::Map { process, .. }
+        | Event::Unmap { process, .. }
+        | Event::Protect { process, .. }
+        | Event::Discard { process, .. }
+        | Event::Exec { process, .. }
+        | Event::Exit { process } => Some(*process),
+        Event::Fork { parent, .. } => Some(*parent),
+        _ => None,
     }
 }

@@ -9,8 +9,13 @@ impl World {
         let intent =
             Intent { write: access.kind.writes(), fetch: access.kind == machine::input::Kind::Fetch };
         let what = || format!("access at {:#x} of process {}", access.va.raw(), thread.process);
+        self.leave(cpu)?;
+        if let Fault::Tag { .. } = fault {
+            self.tag_fault(cpu)?;
+        }
         match fault {
-            Fault::Page { va, .. } => {
+            // A frame that the host took back is for the guest to ask for again.
+            Fault::Page { va, .. } | Fault::Tag { va, .. } => {
                 let process = self.process(thread.process)?;
                 if self.shadow_fault(thread, va, intent)?.is_some() {
                     return Ok(());
@@ -34,9 +39,6 @@ impl World {
                     .map(|_| ())
                     .map_err(|error| WorldError::Kernel { what: what(), error })
             }
-            Fault::Tag { .. } => {
-                Err(WorldError::Stuck { va: access.va.raw(), process: thread.process, tries: 1, fault })
-            }
         }
     }
 
@@ -55,6 +57,10 @@ impl World {
         };
         let table = guest.kernel.process(pid).map_err(failed)?.space().table();
         let root = table.hardware_root(guest.kernel.table_node(thread.cpu));
+        if self.host.shadow_switches(guest.vm, root, va) {
+            // The walker was in the guest's own tables.
+            return Ok(None);
+        }
         let fault = ShadowFault { root, levels: table.levels(), va, intent, user: true };
         let mut hardware = HostHardware(shared!(self, &self.host_files.names));
         let outcome = self

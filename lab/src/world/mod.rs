@@ -13,6 +13,7 @@ mod events;
 mod faults;
 mod memory;
 mod oblivious;
+mod passthrough;
 mod pressure;
 mod segments;
 mod tables;
@@ -37,7 +38,8 @@ use machine::input::{
 use machine::profile::Profile;
 use machine::timing::TICKS;
 use machine::uncore::Uncore;
-use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables};
+use mechanisms::passthrough::GuestTables;
+use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, TrappedTables, Trapping};
 use os::{
     Advice, FileId, Hardware, Kernel, KernelConfig, MapRequest, MmError, Policy, ProcessId, ProcessSpec,
     Prot, Slot, SpaceId, Stats, Tables, ThpMode, VmId, VmSpec,
@@ -130,14 +132,19 @@ pub enum WorldError {
     },
 }
 
+/// Where a guest's page tables are.
+type GuestMem = GuestTables<Arena<GuestPhys>>;
+
 /// A guest's kernel in its VM.
 #[derive(Debug)]
 struct Guest {
-    kernel: Kernel<Arena<GuestPhys>>,
+    kernel: Kernel<GuestMem>,
     vm: VmId,
     files: Files,
     /// Under shadow paging: the guest's roots by address space.
     shadowed: Option<HashMap<SpaceId, GuestRoot>>,
+    /// Under pass-through: tags and array.
+    passed: Option<passthrough::Passed>,
 }
 
 /// Files of one kernel, by name.
@@ -308,6 +315,7 @@ impl World {
         }
         let (mut rest, mut tries) = (accesses, 0);
         loop {
+            self.enter(thread)?;
             let done = match &mut self.oracle.take() {
                 Some(oracle) => {
                     let done = self.run_on(thread, rest, oracle);
@@ -407,7 +415,7 @@ impl World {
         let Some(guest) = &self.guest else {
             return TableBytes { processes: host * 4096, vms: 0, shadow: 0 };
         };
-        let processes = guest.kernel.mem().tables() - 1;
+        let processes = guest.kernel.mem().inner().tables() - 1;
         // The VM's tables and the shadow tables have the same number of copies.
         let shadow = self.host.shadow(guest.vm).map_or(0, |s| s.table_pages());
         let vms: u64 = self.host.vms().map(|vm| vm.space().table().table_pages().iter().sum::<u64>()).sum();
@@ -463,8 +471,8 @@ impl World {
 }
 
 fn lines(
-    guest: &Kernel<Arena<GuestPhys>>,
-    table: &PageTable<Virt, Arena<GuestPhys>>,
+    guest: &Kernel<GuestMem>,
+    table: &PageTable<Virt, GuestMem>,
     host: &Kernel<Arena<HostPhys>>,
     of_vm: &PageTable<GuestPhys, Arena<HostPhys>>,
 ) -> HostLines {

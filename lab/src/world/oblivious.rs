@@ -53,7 +53,7 @@ pub(super) fn pages_for(setup: &Setup) -> u64 {
 
 /// Sets `pages` guest frames aside near each group of CPUs, and gives them to the guest's kernel.
 pub(super) fn set_aside(
-    kernel: &mut Kernel<Arena<GuestPhys>>,
+    kernel: &mut Kernel<GuestMem>,
     hardware: &mut GuestHardware<'_>,
     groups: &[NodeId],
     told: bool,

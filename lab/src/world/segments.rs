@@ -26,7 +26,7 @@ struct Both<'a> {
 }
 
 impl GuestOnHost for Both<'_> {
-    type Guest = Arena<GuestPhys>;
+    type Guest = GuestMem;
     type Host = Arena<HostPhys>;
 
     fn guest<R>(&mut self, f: impl FnOnce(&mut Kernel<Self::Guest>, &mut dyn Hardware<GuestPhys>) -> R) -> R {

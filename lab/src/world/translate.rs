@@ -1,8 +1,10 @@
 //! The way of translation of a thread, built anew for each stretch of accesses
 //! so that it holds the tables as they are now.
 
+use super::passthrough::passing;
 use super::*;
 use machine::Machine;
+use mechanisms::agile::Agile;
 use mechanisms::segments::{DirectSegment, Segmented, VmmStage};
 use paging::TlbTag;
 
@@ -73,10 +75,20 @@ pub(super) fn nested<'a>(
     frames: u64,
 ) -> Result<TwoDim<'a>, MmError> {
     let table = guest.kernel.process(pid)?.space().table();
-    let of_vm = host.vm(guest.vm)?.space().table();
-    let host = HostDim { mem: host.mem(), root: of_vm.hardware_root(node), levels: of_vm.levels(), frames };
+    let host = host_dim(host, guest.vm, node, frames)?;
     let root = table.hardware_root(guest.kernel.table_node(cpu));
-    Ok(Nested { guest: guest.kernel.mem(), root, levels: table.levels(), frames: u64::MAX, host })
+    Ok(Nested { guest: guest.kernel.mem().inner(), root, levels: table.levels(), frames: u64::MAX, host })
+}
+
+/// The VM's table, as a core of `node` walks it.
+fn host_dim(
+    host: &Kernel<Arena<HostPhys>>,
+    vm: VmId,
+    node: NodeId,
+    frames: u64,
+) -> Result<HostDim<'_, Arena<HostPhys>>, MmError> {
+    let table = host.vm(vm)?.space().table();
+    Ok(HostDim { mem: host.mem(), root: table.hardware_root(node), levels: table.levels(), frames })
 }
 
 impl World {
@@ -123,7 +135,25 @@ impl World {
                 let root = table.hardware_root(core.node());
                 let walk: Shadow<'_, _> =
                     Native { mem: self.host.mem(), root, levels: table.levels(), frames };
-                job.on(core, uncore, &walk)
+                match shadow.switches() {
+                    Some(switches) => {
+                        let host = host_dim(&self.host, guest.vm, core.node(), frames).map_err(failed)?;
+                        let (guest, guest_frames) = (guest.kernel.mem().inner(), u64::MAX);
+                        job.on(core, uncore, &Agile { shadow: walk, switches, guest, guest_frames, host })
+                    }
+                    None => job.on(core, uncore, &walk),
+                }
+            }
+            Some(guest)
+                if let Some(ready) = passing(
+                    guest,
+                    guest.kernel.process(pid).map_err(failed)?.space().table(),
+                    &self.host,
+                    frames,
+                    self.plan.system,
+                ) =>
+            {
+                job.on(core, uncore, &ready.walk())
             }
             Some(guest) => {
                 let walk =
@@ -148,6 +178,7 @@ impl World {
     pub fn explain(&mut self, process: u16, va: Va, cold: bool) -> Result<Explained, WorldError> {
         let thread = Thread { process, cpu: self.cpu_of(process) };
         self.switch(thread.cpu, process)?;
+        self.enter(thread)?;
         let access = Access::new(va.raw(), machine::input::Kind::Read, 0, 1);
         for _ in 0..MAX_TRIES {
             if cold {
@@ -156,7 +187,10 @@ impl World {
             let explained = self.with_translation(thread, Explain(va))?;
             match explained.end {
                 Ok(_) => return Ok(explained),
-                Err(fault) => self.fault(thread, &access, fault)?,
+                Err(fault) => {
+                    self.fault(thread, &access, fault)?;
+                    self.enter(thread)?;
+                }
             }
         }
         let fault = Fault::Page { va, level: 1, why: paging::Why::NotPresent };

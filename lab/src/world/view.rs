@@ -174,7 +174,7 @@ impl World {
                         (Some(guest), Some(gpa)) if cell.host == 0 => {
                             guest.kernel.mem().load(EntrySlot::new(Frame::new(gpa >> 12), index))
                         }
-                        _ => self.host.mem().load(EntrySlot::new(at.frame(), index)),
+                        _ => self.entry_in_memory(EntrySlot::new(at.frame(), index)),
                     };
                     StepView::Reference {
                         guest: cell.guest,
@@ -186,6 +186,10 @@ impl World {
                         entry: Entry(entry.bits()),
                         cycles,
                     }
+                }
+                What::Side { cell, at, node, served } => {
+                    let (node, served) = (node.0, served.name());
+                    StepView::Side { guest: cell.guest, hpa: at.raw(), node, served, cycles }
                 }
                 What::WalkCache { dim, row, down_to, from } => StepView::WalkCache {
                     host_dimension: dim == Dim::Host,

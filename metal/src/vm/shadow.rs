@@ -19,7 +19,7 @@ use crate::svm::{self, Vcpu};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
-use os::shadow::{ShadowFault, ShadowOutcome, TrapLog};
+use os::shadow::{ShadowFault, ShadowOutcome, TrapLog, Trapping};
 use os::{Invalidate, PageRange};
 use paging::frames::CpuId;
 use paging::{Flags, Gfn, Hfn, Slot, TableMemory, Va};
@@ -74,7 +74,7 @@ impl Guest {
         let cpu = BOOT;
         let frames = [own_frame(cpu), own_frame(cpu), own_frame(cpu)];
         svm::enable(frames[0]);
-        let log = TrapLog::new(super::OWN.end >> 12);
+        let log = TrapLog::new(super::OWN.end >> 12, Trapping::Each);
         let (view, mem) = with(cpu, |kernel, hw| {
             kernel.enter_vm(hw, cpu, self.vm).expect("the VM");
             kernel.enable_shadow(self.vm, Arc::clone(&log)).expect("the VM");

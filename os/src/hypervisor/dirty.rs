@@ -150,6 +150,8 @@ impl<M: TableMemory> Kernel<M> {
                 space.table.update_range(env, 0..space.vmas.end(), Visibility::Private, &mut flush, allow)
             });
             core.discharge(space, cx, flush);
+            // Rights that come back are no flush.
+            core.notify_now(space, cx, 0..u64::MAX);
             Ok(done?)
         })?;
         self.core.charge(&mut cx, Cost::Background);

@@ -3,6 +3,7 @@
 mod balloon;
 mod dirty;
 mod hotplug;
+mod merge;
 mod place;
 mod vm;
 

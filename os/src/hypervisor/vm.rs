@@ -208,6 +208,9 @@ impl<M: TableMemory> Kernel<M> {
         if self.shadow(id).is_ok() {
             self.disable_shadow(&mut *hw, cpu, id)?;
         }
+        if self.passthrough(id).is_ok() {
+            self.disable_passthrough(&mut *hw, cpu, id)?;
+        }
         let mut cx = self.cx(hw, cpu)?;
         self.on_vm(&mut cx, id, |core, vm, cx| core.empty(&mut vm.space, cx))?;
         let vm = self.vms.remove(id.0).ok_or(MmError::NoVm(id))?;

@@ -1,8 +1,8 @@
 //! The hypervisor's side of shadow paging: what the exits of a VM call.
 
-use super::guest::GuestWalk;
+use super::guest::{GuestWalk, Step};
 use super::map::{Root, ShadowMmu, Use};
-use super::{ShadowOutcome, TrapLog};
+use super::{ShadowOutcome, TrapLog, Trapping};
 use crate::error::{MmError, Stop};
 use crate::hardware::{Cost, ExitKind, Hardware, Invalidate};
 use crate::hypervisor::{Vm, VmId};
@@ -12,10 +12,11 @@ use crate::space::{AddressSpace, NotifyCx, Owner};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::any::Any;
+use mechanisms::agile::{is_switch, switch_entry};
 use paging::frames::{CpuId, NodeSet};
 use paging::{
-    Entry, Flags, Flush, Found, Gfn, Gpa, GuestPhys, Intent, MapError, PageSize, Reach, TableAt, TableMemory,
-    Va, Virt, Visibility,
+    Entry, Flags, Flush, Found, Gfn, Gpa, GuestPhys, Hfn, Intent, MapError, PageSize, Reach, TableAt,
+    TableMemory, Va, Virt, Visibility,
 };
 
 /// Guest roots whose shadow tables are kept.
@@ -136,6 +137,7 @@ impl<M: TableMemory> Kernel<M> {
         self.shadow_sync(&mut *hw, cpu, id)?;
         let mut cx = self.cx(hw, cpu)?;
         self.vm_exit(&mut cx, id, ExitKind::RootLoad);
+        self.compare_unsync(&mut cx, id)?;
         self.ensure_root(&mut cx, id, root, levels)?;
         self.with_shadow(id, |core, _, shadow| {
             if let Some(space) = shadow.use_root(root) {
@@ -174,6 +176,12 @@ impl<M: TableMemory> Kernel<M> {
             return Ok(ShadowOutcome::Emulate(walk.frame));
         }
         self.ensure_root(&mut cx, id, root, levels)?;
+        let nested = |step: &Step| shadow_is_nested(self, id, step.slot.table);
+        if let Some(step) = walk.steps().find(nested) {
+            self.switch_to_guest(&mut cx, id, fault, &walk, step.slot.table, step.level)?;
+            self.core.charge(&mut cx, Cost::PageFault(crate::FaultKind::Anonymous));
+            return Ok(ShadowOutcome::Mapped(PageSize::Size4K));
+        }
         // The walker's accesses to the guest's tables set A there: stores to the VM's memory.
         for step in walk.steps() {
             self.back(&mut cx, id, step.slot.addr(), Intent::WRITE)?;
@@ -206,14 +214,122 @@ impl<M: TableMemory> Kernel<M> {
         root: Gfn,
         what: Invalidate<'_>,
     ) -> Result<(), MmError> {
+        let log = Arc::clone(&self.shadow(id)?.log);
+        // Where the guest's own tables are walked, it invalidates by itself; the hypervisor
+        // must see what concerns tables that it shadows.
+        let own = log.trapping() == Trapping::Agile && log.is_quiet();
         self.shadow_sync(&mut *hw, cpu, id)?;
         let mut cx = self.cx(hw, cpu)?;
-        self.vm_exit(&mut cx, id, ExitKind::Invalidate);
+        if !own {
+            self.vm_exit(&mut cx, id, ExitKind::Invalidate);
+        }
+        match what {
+            Invalidate::All => self.compare_unsync(&mut cx, id)?,
+            // One entry each.
+            Invalidate::Ranges(ranges) => {
+                let pages = ranges.iter().map(|range| range.len >> 12).sum::<u64>().min(512);
+                self.core.work.pass_lines[self.core.node(cpu).index()] += 2 * pages.div_ceil(8) as u32;
+            }
+        }
         self.with_shadow(id, |core, _, shadow| {
             if let Some(space) = shadow.use_root(root) {
                 core.invalidate(space, &mut cx, what, true, NodeSet::ALL, Reach::Space);
             }
         })
+    }
+
+    /// Compares the leaf tables that are out of sync with their shadows, as the guest flushes: two pages of lines each.
+    fn compare_unsync(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId) -> Result<(), MmError> {
+        let pages = self.shadow(id)?.log.in_sync();
+        if pages > 0 {
+            let node = self.core.node(cx.cpu).index();
+            self.core.work.pass_lines[node] += (pages * 2 * 64) as u32;
+            self.core.charge(cx, Cost::Exit(ExitKind::TableWrite));
+        }
+        Ok(())
+    }
+
+    /// Whether the shadow of `root` switches to a table of the guest's on the way to `va`: a page fault there
+    /// is the guest's own, without an exit.
+    pub fn shadow_switches(&self, id: VmId, root: Gfn, va: Va) -> bool {
+        let Ok(shadow) = self.shadow(id) else { return false };
+        let Some(space) = shadow.table(root).filter(|_| shadow.switches().is_some()) else { return false };
+        let (mut table, mut level) = (space.table.root(), space.table.levels());
+        loop {
+            let entry = self.core.mem.load(paging::Slot::new(table, va.index(level)));
+            if is_switch(entry, level) {
+                return true;
+            }
+            if !entry.is_table(level) {
+                return false;
+            }
+            (table, level) = (entry.frame(), level - 1);
+        }
+    }
+
+    /// An interval of agile paging ends: tables that the guest left alone are shadowed again.
+    ///
+    /// # Errors
+    /// [`MmError::NoVm`], [`MmError::NoShadow`].
+    pub fn end_agile_interval(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        id: VmId,
+    ) -> Result<(), MmError> {
+        self.shadow_sync(&mut *hw, cpu, id)?;
+        let mut cx = self.cx(hw, cpu)?;
+        self.with_shadow(id, |core, _, shadow| core.with_notify(&mut cx, |cx| shadow.end_interval(cx)))?;
+        self.core.charge(&mut cx, Cost::Background);
+        Ok(())
+    }
+
+    /// Makes the shadow switch to the guest's `table` for `va`.
+    fn switch_to_guest(
+        &mut self,
+        cx: &mut Cx<'_, M::Space>,
+        id: VmId,
+        fault: &ShadowFault,
+        walk: &GuestWalk,
+        table: Gfn,
+        level: u8,
+    ) -> Result<(), MmError> {
+        let host = self.back(cx, id, table.base(), Intent::WRITE)?;
+        let size = host.size().unwrap_or_default();
+        let frame = host.entry.leaf_frame::<M::Space>(size).offset(table.number() & (size.frames() - 1));
+        let entry = switch_entry(Hfn::new(frame.number()));
+        let at = TableAt::<Virt>::covering(fault.va, level);
+        let mut attempts = 0;
+        loop {
+            let filled = self.with_shadow(id, |core, _, shadow| {
+                for step in walk.steps().take_while(|step| step.level > level) {
+                    let base = TableAt::<Virt>::covering(fault.va, step.level).base.raw();
+                    shadow.uses(step.slot.table, Use { root: fault.root, level: step.level, base });
+                }
+                shadow.switches_at(table, Use { root: fault.root, level, base: at.base.raw() });
+                if let Some(agile) = &mut shadow.agile {
+                    agile.switches.insert(Hfn::new(frame.number()), table);
+                }
+                let Some(space) = shadow.use_root(fault.root) else { return Ok(()) };
+                let slot = loop {
+                    match core.ensure(space, cx, at.base, level + 1, Visibility::Private) {
+                        Ok(slot) if core.mem.load(slot).is_table(level + 1) => {
+                            core.clear_shadow(space, cx, at.range())?;
+                        }
+                        Ok(slot) => break slot,
+                        Err(e) => return Err(Stop::from(e)),
+                    }
+                };
+                core.env(cx.cpu, |env| space.table.ops().take(env, slot, level + 1));
+                core.env(cx.cpu, |env| space.table.ops().write(env, slot, level + 1, entry));
+                shadow.remember(fault.root, table.number(), at.base.page());
+                Ok(())
+            })?;
+            match filled {
+                Ok(()) => return Ok(()),
+                Err(stop) => self.relieve(cx, stop, &mut attempts)?,
+            }
+        }
     }
 
     fn vm_exit(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId, kind: ExitKind) {
@@ -297,6 +413,10 @@ impl<M: TableMemory> Kernel<M> {
             Ok(true)
         })?
     }
+}
+
+fn shadow_is_nested<M: TableMemory>(kernel: &Kernel<M>, id: VmId, table: Gfn) -> bool {
+    kernel.shadow(id).is_ok_and(|shadow| shadow.is_nested(table))
 }
 
 impl<M: TableMemory> Core<M> {

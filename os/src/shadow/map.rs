@@ -1,6 +1,7 @@
 //! The shadow tables of a VM.
 
-use super::trap::{Trap, TrapLog};
+use super::agile::AgileState;
+use super::trap::{Trap, TrapLog, Trapping};
 use crate::hardware::{Invalidate, PageRange, Shootdown, SpaceKind};
 use crate::space::{AddressSpace, MmuNotifier, NotifyCx};
 use alloc::collections::BTreeMap;
@@ -59,10 +60,12 @@ pub(super) struct Root<M: TableMemory> {
 
 /// The shadow tables of a VM. See the [module](super).
 pub struct ShadowMmu<M: TableMemory> {
-    log: Arc<TrapLog>,
+    pub(super) log: Arc<TrapLog>,
     roots: Vec<Option<Root<M>>>,
     /// Guest table pages that shadow tables were made from.
-    tables: BTreeMap<Gfn, Vec<Use>>,
+    pub(super) tables: BTreeMap<Gfn, Vec<Use>>,
+    /// With agile paging: what is not shadowed.
+    pub(super) agile: Option<AgileState>,
     /// Where each guest frame (of a huge leaf: the first) is mapped: the place, …
     place: SparseFrames<u64>,
     /// … and further places.
@@ -83,6 +86,7 @@ impl<M: TableMemory> fmt::Debug for ShadowMmu<M> {
 impl<M: TableMemory> ShadowMmu<M> {
     pub(super) fn new(log: Arc<TrapLog>) -> Self {
         ShadowMmu {
+            agile: (log.trapping() == Trapping::Agile).then(AgileState::default),
             log,
             roots: Vec::new(),
             tables: BTreeMap::new(),
@@ -91,7 +95,7 @@ impl<M: TableMemory> ShadowMmu<M> {
             clock: 0,
         }
     }
-    fn index(&self, guest: Gfn) -> Option<usize> {
+    pub(super) fn index(&self, guest: Gfn) -> Option<usize> {
         self.roots.iter().position(|root| root.as_ref().is_some_and(|root| root.guest == guest))
     }
     /// Shadow tables that are kept.
@@ -128,6 +132,7 @@ impl<M: TableMemory> ShadowMmu<M> {
         }
         if !uses.contains(&at) {
             uses.push(at);
+            self.log.set_leaf(table, uses.iter().all(|at| at.level == 1));
         }
         first
     }
@@ -171,6 +176,7 @@ impl<M: TableMemory> ShadowMmu<M> {
         let oldest = self.roots.iter_mut().filter(|root| root.is_some());
         let root = oldest.min_by_key(|root| root.as_ref().map(|root| root.used))?.take()?;
         self.release_uses(root.guest);
+        self.release_switches(root.guest);
         Some(root)
     }
 
@@ -246,7 +252,7 @@ impl<M: TableMemory> ShadowMmu<M> {
     }
 
     /// Drops what a shadow table has for `range`.
-    fn drop_range(&mut self, cx: &mut NotifyCx<'_, M>, index: usize, range: Range<u64>) {
+    pub(super) fn drop_range(&mut self, cx: &mut NotifyCx<'_, M>, index: usize, range: Range<u64>) {
         let Some(Some(root)) = self.roots.get_mut(index) else { return };
         // A huge leaf that sticks out goes whole: it is filled again on a fault.
         let mut wide = range;
@@ -275,6 +281,7 @@ impl<M: TableMemory> ShadowMmu<M> {
                     (0..self.roots.len()).for_each(|root| self.drop_all(cx, root));
                 }
                 Trap::Store(table, index) => {
+                    self.count_store(cx, table);
                     for at in self.tables.get(&table).cloned().unwrap_or_default() {
                         let Some(root) = self.index(at.root) else { continue };
                         let span = TableAt::<Virt> { base: Addr::new(0), level: at.level }.bytes() / 512;
@@ -283,6 +290,7 @@ impl<M: TableMemory> ShadowMmu<M> {
                     }
                 }
                 Trap::Freed(table) => {
+                    self.end_nested(cx, table);
                     for at in self.tables.remove(&table).unwrap_or_default() {
                         let Some(root) = self.index(at.root) else { continue };
                         let bytes = TableAt::<Virt> { base: Addr::new(0), level: at.level }.bytes();

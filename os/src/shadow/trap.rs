@@ -8,6 +8,7 @@
 
 use crate::space::{SpaceInfo, Tables};
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -18,6 +19,7 @@ use paging::{
     Content, Entry, Flags, Flush, Frame, Gfn, GuestPhys, NewTable, NoFrame, Reach, Slot, Space, TableAt,
     TableEnv, TableMemory, TableOps, Virt, Visibility,
 };
+use spin::Mutex;
 
 /// Stores that the ring holds; more than a leaf table's twice over.
 const RING: usize = 4096;
@@ -35,10 +37,57 @@ pub(crate) enum Trap {
     Lost,
 }
 
+/// Which stores to a guest's tables exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Trapping {
+    /// Each store to a table that is shadowed.
+    Each,
+    /// The first store to a leaf table after the guest's last flush; the table is then
+    /// "out of sync" and compared at the next one, as KVM does it. Each store to other tables.
+    #[default]
+    Unsync,
+    /// Each store, until a table that is stored to again and again is no longer shadowed (agile paging).
+    Agile,
+}
+
+/// A bit for each guest frame.
+#[derive(Debug)]
+struct FrameBits(Box<[AtomicU64]>);
+
+impl FrameBits {
+    fn new(frames: u64) -> Self {
+        FrameBits((0..frames.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+    fn get(&self, frame: Gfn) -> bool {
+        let word = self.0.get((frame.number() >> 6) as usize);
+        word.is_some_and(|word| word.load(Ordering::Acquire) >> (frame.number() & 63) & 1 == 1)
+    }
+    /// Sets or clears it; what it was.
+    fn set(&self, frame: Gfn, on: bool) -> bool {
+        let Some(word) = self.0.get((frame.number() >> 6) as usize) else { return false };
+        let bit = 1 << (frame.number() & 63);
+        let old = match on {
+            true => word.fetch_or(bit, Ordering::AcqRel),
+            false => word.fetch_and(!bit, Ordering::AcqRel),
+        };
+        old & bit != 0
+    }
+}
+
+/// Entries of an out-of-sync table that were stored to, as bits.
+type Dirty = [u64; 8];
+
 /// Protected guest frames, and the stores to them that the host has not seen.
 #[derive(Debug)]
 pub struct TrapLog {
-    protected: Box<[AtomicU64]>,
+    trapping: Trapping,
+    protected: FrameBits,
+    /// Leaf tables and nothing else: they may go out of sync.
+    leaves: FrameBits,
+    /// Tables that were shadowed and are not, and which of them were stored to.
+    watched: FrameBits,
+    touched: FrameBits,
+    unsync: Mutex<BTreeMap<Gfn, Dirty>>,
     ring: Box<[AtomicU64]>,
     written: AtomicU64,
     read: AtomicU64,
@@ -46,37 +95,80 @@ pub struct TrapLog {
 
 impl TrapLog {
     /// For a guest of `frames` frames (the highest frame number, plus one).
-    pub fn new(frames: u64) -> Arc<TrapLog> {
+    pub fn new(frames: u64, trapping: Trapping) -> Arc<TrapLog> {
         let zeroes = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().into_boxed_slice();
+        let bits = || FrameBits::new(frames);
         Arc::new(TrapLog {
-            protected: zeroes(frames.div_ceil(64) as usize),
+            trapping,
+            protected: bits(),
+            leaves: bits(),
+            watched: bits(),
+            touched: bits(),
+            unsync: Mutex::new(BTreeMap::new()),
             ring: zeroes(RING),
             written: AtomicU64::new(0),
             read: AtomicU64::new(0),
         })
     }
-    fn word(&self, frame: Gfn) -> Option<&AtomicU64> {
-        self.protected.get((frame.number() >> 6) as usize)
+    /// Which stores exit.
+    pub fn trapping(&self) -> Trapping {
+        self.trapping
     }
     /// Whether stores to `frame` trap.
     pub fn is_protected(&self, frame: Gfn) -> bool {
-        self.word(frame).is_some_and(|word| word.load(Ordering::Acquire) >> (frame.number() & 63) & 1 == 1)
+        self.protected.get(frame)
     }
     pub(crate) fn protect(&self, frame: Gfn, on: bool) {
-        let Some(word) = self.word(frame) else { return };
-        let bit = 1 << (frame.number() & 63);
-        if on {
-            word.fetch_or(bit, Ordering::AcqRel);
-        } else {
-            word.fetch_and(!bit, Ordering::AcqRel);
+        if self.protected.set(frame, on) && !on {
+            self.unsync.lock().remove(&frame);
         }
     }
+    /// Whether a protected table is a leaf table in all its uses.
+    pub(crate) fn set_leaf(&self, frame: Gfn, leaf: bool) {
+        self.leaves.set(frame, leaf);
+    }
+    /// Stores to `frame` do not trap, but whether there were some is asked for later.
+    pub(crate) fn watch(&self, frame: Gfn, on: bool) {
+        self.watched.set(frame, on);
+        self.touched.set(frame, false);
+    }
+    /// Whether a watched frame was stored to since the last time.
+    pub(crate) fn take_touched(&self, frame: Gfn) -> bool {
+        self.touched.set(frame, false)
+    }
     fn note(&self, frame: Gfn, index: u64) {
-        if self.is_protected(frame) {
-            let at = self.written.load(Ordering::Relaxed);
-            self.ring[at as usize % RING].store(frame.number() << 10 | index, Ordering::Relaxed);
-            self.written.store(at + 1, Ordering::Release);
+        if self.watched.get(frame) {
+            self.touched.set(frame, true);
+            if index != FREED {
+                return;
+            }
+        } else if !self.is_protected(frame) {
+            return;
         }
+        if self.trapping == Trapping::Unsync && index != FREED && self.leaves.get(frame) {
+            let mut unsync = self.unsync.lock();
+            if let Some(dirty) = unsync.get_mut(&frame) {
+                dirty[index as usize / 64] |= 1 << (index % 64);
+                return;
+            }
+            unsync.insert(frame, Dirty::default());
+        }
+        let at = self.written.load(Ordering::Relaxed);
+        self.ring[at as usize % RING].store(frame.number() << 10 | index, Ordering::Relaxed);
+        self.written.store(at + 1, Ordering::Release);
+    }
+    /// The guest flushed: all tables are in sync again. Returns how many were not.
+    pub(crate) fn in_sync(&self) -> u64 {
+        let mut unsync = self.unsync.lock();
+        debug_assert!(unsync.values().all(|dirty| *dirty == Dirty::default()), "synced before");
+        let pages = unsync.len() as u64;
+        unsync.clear();
+        pages
+    }
+    /// Whether there is nothing that the host has not seen.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.read.load(Ordering::Relaxed) == self.written.load(Ordering::Acquire)
+            && self.unsync.lock().is_empty()
     }
     /// A store to entry `index` of the table page in `frame` trapped: for a hypervisor whose guest is
     /// not ours, or runs on a real machine, where a page fault says so.
@@ -92,7 +184,7 @@ impl TrapLog {
     pub fn stores(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
-    /// What trapped since the last call, and how often.
+    /// What was stored to since the last call, and how often that was an exit.
     pub(crate) fn drain(&self, visit: &mut dyn FnMut(Trap)) -> u64 {
         let (from, to) = (self.read.load(Ordering::Relaxed), self.written.load(Ordering::Acquire));
         self.read.store(to, Ordering::Relaxed);
@@ -104,6 +196,14 @@ impl TrapLog {
             let raw = self.ring[at as usize % RING].load(Ordering::Relaxed);
             let (frame, index) = (Gfn::new(raw >> 10), raw & 1023);
             visit(if index == FREED { Trap::Freed(frame) } else { Trap::Store(frame, index as usize) });
+        }
+        for (&frame, dirty) in self.unsync.lock().iter_mut() {
+            for (word, bits) in dirty.iter_mut().enumerate() {
+                let set = core::mem::take(bits);
+                (0..64).filter(|bit| set >> bit & 1 == 1).for_each(|bit| {
+                    visit(Trap::Store(frame, word * 64 + bit));
+                });
+            }
         }
         to - from
     }
@@ -274,6 +374,9 @@ impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Trapped<I, 
         node: paging::NodeId,
     ) -> Result<bool, NoFrame> {
         self.inner.fault_in(env, master, addr, node)
+    }
+    fn settle(&mut self, env: &mut TableEnv<'_, M>, master: Gfn, touch: &mut dyn FnMut(Gfn)) {
+        self.inner.settle(env, master, touch);
     }
     fn rebalance(
         &mut self,

@@ -50,6 +50,10 @@ fn walk(w: &WalkView) -> Value {
             let gpa = gpa.map(|gpa| format!("{gpa:x}"));
             json!([0, guest, host, format!("{hpa:x}"), gpa, node, by, cycles, format!("{:x}", entry.0)])
         }
+        StepView::Side { guest, hpa, node, served, cycles } => {
+            let of = if *guest == 0 { "data page".to_string() } else { format!("L{guest} table") };
+            json!([3, format!("tag of the {of} at {hpa:x}, node {node}, from {served}"), cycles])
+        }
         StepView::WalkCache { host_dimension, row, skipped_from, skipped_to, cycles } => {
             json!([1, u8::from(*host_dimension), row, skipped_from, skipped_to, cycles])
         }

@@ -8,7 +8,7 @@ mod maps;
 mod reproduce;
 
 pub use compare::compare;
-pub use reproduce::{curve, figures, gups, ptemagnet, segments};
+pub use reproduce::{curve, figures, gups, passthrough, ptemagnet, segments};
 
 use anyhow::{Context, Result};
 use serde::Serialize;

@@ -143,6 +143,25 @@ pub fn figures(figures: &[&Figure], cells: &[Vec<Cell>], text: &str) -> Document
     )
 }
 
+/// `reproduce passthrough`.
+pub fn passthrough(rows: &[lab::reproduce::passthrough::Measured], text: &str) -> Document {
+    let labels = lab::reproduce::passthrough::LABELS;
+    let beside: Vec<Beside> = rows
+        .iter()
+        .flat_map(|row| {
+            labels.iter().zip(row.cycles).skip(1).map(|(label, cycles)| Beside {
+                group: row.setting.name().to_string(),
+                what: format!("{} {label}", row.case.name),
+                measured: None,
+                model: cycles / row.cycles[0],
+                source: String::new(),
+            })
+        })
+        .collect();
+    let lead = "Cycles per access against native, and what is published, judged.";
+    document("Translation Pass-Through and the schemes beside it", lead, "against native", &beside, text)
+}
+
 /// `reproduce ptemagnet`.
 pub fn ptemagnet(report: &Report, text: &str) -> Document {
     type Get = (&'static str, fn(&Measured) -> f64);

@@ -1,0 +1,115 @@
+//! Translation Pass-Through under the oracle, with its switches and with what it goes together with; and the
+//! schemes that it must beat.
+
+use lab::System;
+use lab::experiment::{self, Experiment};
+use lab::world::{Plan, World};
+use machine::explain::What;
+use machine::input::{Block, More};
+use machine::profile::Profile;
+use paging::{Check, Va};
+use std::ops::ControlFlow;
+
+fn experiment(systems: &[&str], machine: &str, warmup: u64, accesses: u64) -> Experiment {
+    Experiment {
+        systems: systems.iter().map(|s| System::parse(s).unwrap()).collect(),
+        profile: Profile::builtin(machine).unwrap(),
+        warmup,
+        accesses: Some(accesses),
+        seed: 7,
+        verify: true,
+        layout: None,
+        threads: 0,
+        dump_tables: None,
+    }
+}
+
+fn run(systems: &[&str], workload: &str, warmup: u64, accesses: u64) -> Vec<lab::Outcome> {
+    let experiment = experiment(systems, "haswell-ex", warmup, accesses);
+    let mut source = workloads::build(workload, 7).unwrap();
+    experiment::run(&experiment, &mut *source, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+const SYSTEMS: [&str; 20] = [
+    "shadow",
+    "shadow-thp-thp+trap-each",
+    "agile",
+    "agile-thp-4k",
+    "agile-thp-thp+5level",
+    "agile+vnuma+numa-balancing+host-mitosis",
+    "passthrough",
+    "passthrough+twin-free",
+    "passthrough-4k-thp+twin-free+host-numa-balancing",
+    "passthrough-thp-4k",
+    "passthrough-4k-thp",
+    "passthrough-thp-thp",
+    "passthrough+5level",
+    "passthrough+no-table-check+fast-entry",
+    "passthrough-thp-4k+frag=0.5+host-frag=0.5",
+    "passthrough+vnuma+numa-balancing+host-mitosis",
+    "passthrough+host-numa-balancing+host-placement=interleave",
+    "passthrough+ptemagnet",
+    "passthrough+enlightened=0",
+    "passthrough+enlightened=1",
+];
+
+#[test]
+fn every_workload_passes_the_oracle() {
+    for workload in workloads::list() {
+        for o in run(&["passthrough-thp-4k"], workload.name, 0, 10_000) {
+            assert!(o.verified >= Some(10_000), "{} under {}", workload.name, o.system);
+        }
+    }
+}
+
+#[test]
+fn every_combination_passes_the_oracle() {
+    // One that forks, maps and unmaps; one that grows; one that only reads and writes.
+    for workload in ["churn", "growkv", "zipf:footprint=64MiB"] {
+        for o in run(&SYSTEMS, workload, 5_000, 15_000) {
+            assert!(o.verified >= Some(15_000), "{workload} under {}", o.system);
+            let Some(passed) = o.passthrough else { continue };
+            assert_eq!(passed.entered > 0, o.system != "passthrough+enlightened=0", "{}", o.system);
+        }
+    }
+}
+
+#[test]
+fn a_vm_that_migrates_live_falls_back_and_returns() {
+    let systems = ["passthrough+live-migration", "passthrough-thp-thp+live-migration"];
+    for o in run(&systems, "zipf:footprint=64MiB", 0, 5 << 20) {
+        let passed = o.passthrough.expect("it is passed through");
+        assert!(passed.suspended >= 2 && passed.revoked > 1000, "{passed:?}");
+    }
+}
+
+#[test]
+fn a_walk_has_one_dimension_and_a_check_for_each_frame() {
+    for (name, checks) in [("passthrough", 5), ("passthrough+no-table-check", 1)] {
+        let system = System::parse(name).unwrap();
+        let mut source = workloads::build("gups:footprint=64MiB", 7).unwrap();
+        let setup = source.setup().unwrap();
+        let plan: Plan = experiment::plan(&experiment(&[name], "haswell-ex", 0, 0), system, &setup).unwrap();
+        let mut world = World::new(plan, &setup).unwrap();
+        let mut block = Block::new();
+        assert_eq!(source.fill(&mut block).unwrap(), More::Yes);
+        world.run(&block).unwrap();
+        assert_eq!(world.check_passthrough(), Some(Ok(())));
+        let va: Va = setup.processes[0].regions[0].start;
+        let walk = world.explain(0, va, true).unwrap();
+        let tables = walk.steps.iter().filter(|s| matches!(s.what, What::Reference { .. })).count();
+        let tags = walk.steps.iter().filter(|s| matches!(s.what, What::Side { .. })).count();
+        let compared = walk.steps.iter().filter(|s| s.what == What::Check(Check::FrameTag)).count();
+        assert_eq!((tables, tags, compared), (4, checks, checks), "{:?}", walk.steps);
+    }
+}
+
+#[test]
+fn memory_is_what_was_promised() {
+    let o = run(&["passthrough"], "gups:footprint=1GiB", 0, 1000).remove(0);
+    let p = o.passthrough.expect("it is passed through");
+    let percent = |part: u64, whole: u64| 100.0 * part as f64 / whole as f64;
+    assert!((percent(p.array_bytes, p.guest_bytes) - 0.195).abs() < 0.01, "{p:?}");
+    assert!((percent(p.twin_bytes, p.mapped_bytes) - 0.2).abs() < 0.02, "{p:?}");
+    assert!((percent(p.tag_bytes, p.host_bytes) - 0.39).abs() < 0.01, "{p:?}");
+}

@@ -1,0 +1,281 @@
+//! The variant without twins: the whole guest is enlightened, and its only tables name host frames.
+//!
+//! What Xen's paravirtual guests do. A guest's software still thinks in guest frames, so every entry is
+//! translated on its way: written, by the [`HostArray`]; read back, by the table of
+//! tags, which says of each host frame which guest frame it is (Xen's machine-to-physical table). That saves the
+//! twins' memory and the second write, and costs a load for each entry that is read.
+//!
+//! An entry whose frame the host has not backed cannot name one: it waits, not present, with the
+//! guest frame in it. An entry whose frame the host took back names nothing any more: the host keeps what it was,
+//! by frame and colour, until the VM ends ([`HostArray::keep_stale`]).
+//!
+//! Small pages only: without a twin there is nowhere to put the smaller entries of a huge page
+//! that the host does not back with one.
+
+use super::array::{HostArray, TARGET, colour_of};
+use super::tags::{FrameTags, Owner};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use paging::sync::{AtomicU64, Ordering};
+use paging::{
+    Addr, Descriptor, ENTRIES, Entry, Flags, Frame, Gfn, GuestPhys, NewTable, NoFrame, NodeId, OneCopy, Slot,
+    Space, TableAt, TableEnv, TableMemory, TableOps, Visibility,
+};
+
+/// Marks an entry that waits for its frame to be backed: bit 62, in an entry that is not present.
+const WAITING: u64 = 1 << 62;
+
+/// Where an enlightened guest's entries are translated.
+#[derive(Clone, Debug)]
+pub struct Enlightenment {
+    /// gPA to hPA.
+    pub array: Arc<HostArray>,
+    /// hPA to gPA.
+    pub tags: Arc<FrameTags>,
+    /// Who the guest is to the tags.
+    pub owner: Owner,
+}
+
+impl Enlightenment {
+    /// The bits of an entry of the guest's.
+    fn lower(&self, entry: Entry) -> Entry {
+        if !entry.is_present() {
+            return entry;
+        }
+        match self.array.get(entry.frame()) {
+            Some(given) => given.entry(entry),
+            None => Entry(entry.0 & !1 | WAITING),
+        }
+    }
+
+    /// The guest's entry of some bits.
+    fn raise(&self, raw: Entry) -> Entry {
+        if !raw.is_present() {
+            return if raw.0 & WAITING != 0 { Entry(raw.0 & !WAITING | 1) } else { raw };
+        }
+        let (frame, colour) = (raw.frame(), colour_of(raw));
+        let tag = self.tags.get(frame);
+        let now = (tag.owner == Some(self.owner) && tag.colour == colour).then_some(tag.gfn);
+        match now.or_else(|| self.array.stale(frame, colour)) {
+            Some(gfn) => Entry(raw.0 & !TARGET).with_frame(gfn),
+            // Not what this guest ever wrote through here.
+            None => Entry::EMPTY,
+        }
+    }
+}
+
+/// The memory of a guest's tables: as they are, or translated on the way to software if the guest is enlightened
+/// as a whole. Walkers read [`GuestTables::inner`].
+pub struct GuestTables<M> {
+    inner: M,
+    enlightened: Option<Enlightenment>,
+}
+
+impl<M: fmt::Debug> fmt::Debug for GuestTables<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestTables")
+            .field("inner", &self.inner)
+            .field("enlightened", &self.enlightened.is_some())
+            .finish()
+    }
+}
+
+impl<M> GuestTables<M> {
+    /// Over `inner`.
+    pub fn new(inner: M, enlightened: Option<Enlightenment>) -> Self {
+        GuestTables { inner, enlightened }
+    }
+    /// The bits as hardware finds them.
+    #[inline(always)]
+    pub fn inner(&self) -> &M {
+        &self.inner
+    }
+}
+
+impl<M: TableMemory<Space = GuestPhys>> TableMemory for GuestTables<M> {
+    type Space = GuestPhys;
+
+    #[inline(always)]
+    fn cell(&self, slot: Slot<GuestPhys>) -> Option<&AtomicU64> {
+        self.inner.cell(slot)
+    }
+    #[inline(always)]
+    fn cells(&self, frame: Gfn) -> Option<&[AtomicU64; ENTRIES]> {
+        self.inner.cells(frame)
+    }
+    fn create(&mut self, frame: Gfn) {
+        self.inner.create(frame);
+    }
+    fn discard(&mut self, frame: Gfn) {
+        self.inner.discard(frame);
+    }
+    fn descriptor(&self, frame: Gfn) -> Option<&Descriptor> {
+        self.inner.descriptor(frame)
+    }
+    fn descriptor_mut(&mut self, frame: Gfn) -> Option<&mut Descriptor> {
+        self.inner.descriptor_mut(frame)
+    }
+    #[inline(always)]
+    fn load(&self, slot: Slot<GuestPhys>) -> Entry {
+        let raw = self.inner.load(slot);
+        match &self.enlightened {
+            None => raw,
+            Some(way) => way.raise(raw),
+        }
+    }
+    #[inline(always)]
+    fn store(&self, slot: Slot<GuestPhys>, entry: Entry) {
+        let raw = self.enlightened.as_ref().map_or(entry, |way| way.lower(entry));
+        self.inner.store(slot, raw);
+    }
+    #[inline(always)]
+    fn swap(&self, slot: Slot<GuestPhys>, entry: Entry) -> Entry {
+        match &self.enlightened {
+            None => self.inner.swap(slot, entry),
+            Some(way) => way.raise(self.inner.swap(slot, way.lower(entry))),
+        }
+    }
+    #[inline(always)]
+    fn modify(&self, slot: Slot<GuestPhys>, set: Flags, clear: Flags) -> Entry {
+        let Some(way) = &self.enlightened else { return self.inner.modify(slot, set, clear) };
+        let Some(cell) = self.inner.cell(slot) else { return Entry::EMPTY };
+        let mut raw = cell.load(Ordering::Relaxed);
+        loop {
+            let old = way.raise(Entry(raw));
+            let new = way.lower(old.without(clear).with(set));
+            match cell.compare_exchange_weak(raw, new.0, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return old,
+                Err(now) => raw = now,
+            }
+        }
+    }
+}
+
+/// Page tables without twins.
+#[derive(Debug)]
+pub struct Direct {
+    array: Arc<HostArray>,
+    plain: OneCopy,
+    levels: u8,
+    /// The [`HostArray::epoch`] at which all entries were looked at last.
+    epoch: u64,
+    /// Guest frames to be backed, and the entries that wait for them.
+    wanting: Vec<(Slot<GuestPhys>, Gfn)>,
+}
+
+impl Direct {
+    /// For a process of the guest that `array` is for, all table pages on `fixed` if that is said.
+    pub fn new(array: Arc<HostArray>, fixed: Option<NodeId>) -> Self {
+        let epoch = array.epoch();
+        Direct { array, plain: OneCopy { fixed }, levels: 0, epoch, wanting: Vec::new() }
+    }
+
+    /// Looks at all entries of a table and of those below: each names its frame as the array does now.
+    fn sweep<M: TableMemory<Space = GuestPhys>>(env: &mut TableEnv<'_, M>, table: Gfn, level: u8) {
+        env.passed(table, &(0..ENTRIES), ENTRIES);
+        for index in 0..ENTRIES {
+            let entry = env.mem.modify(Slot::new(table, index), Flags::NONE, Flags::NONE);
+            if entry.is_table(level) {
+                Self::sweep(env, entry.frame(), level - 1);
+            }
+        }
+    }
+
+    /// The translation of an entry that software reads or writes: a load of the array, or of a tag.
+    fn translated<M: TableMemory>(env: &mut TableEnv<'_, M>) {
+        env.work.table_reads[env.node.index()] += 1;
+    }
+}
+
+impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Direct {
+    fn create_root(&mut self, env: &mut TableEnv<'_, M>, level: u8, node: NodeId) -> Result<Gfn, NoFrame> {
+        self.levels = level;
+        TableOps::<I, M>::create_root(&mut self.plain, env, level, node)
+    }
+    fn hardware_root(&self, master: Gfn, _node: NodeId) -> Gfn {
+        master
+    }
+    fn alloc(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        at: TableAt<I>,
+        node: NodeId,
+        visibility: Visibility,
+    ) -> Result<NewTable<GuestPhys>, NoFrame> {
+        self.plain.alloc(env, at, node, visibility)
+    }
+    fn free(&mut self, env: &mut TableEnv<'_, M>, table: Frame<GuestPhys>, at: TableAt<I>) {
+        self.wanting.retain(|(slot, _)| slot.table != table);
+        self.plain.free(env, table, at);
+    }
+    fn read(&self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, _level: u8) -> Entry {
+        Self::translated(env);
+        env.load(slot)
+    }
+    fn write(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, _level: u8, entry: Entry) {
+        Self::translated(env);
+        env.store(slot, entry);
+        if entry.is_present() && self.array.get(entry.frame()).is_none() {
+            self.wanting.push((slot, entry.frame()));
+        }
+    }
+    fn take(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, _level: u8) -> Entry {
+        Self::translated(env);
+        env.swap(slot, Entry::EMPTY)
+    }
+    fn modify(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        slot: Slot<GuestPhys>,
+        _level: u8,
+        set: Flags,
+        clear: Flags,
+    ) -> Entry {
+        Self::translated(env);
+        env.modify(slot, set, clear)
+    }
+    fn fault_in(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        master: Gfn,
+        addr: Addr<I>,
+        _node: NodeId,
+    ) -> Result<bool, NoFrame> {
+        let (mut table, mut level, mut repaired) = (master, self.levels, false);
+        loop {
+            let slot = Slot::new(table, addr.index(level));
+            Self::translated(env);
+            let entry = env.load(slot);
+            if !entry.is_present() {
+                return Ok(repaired);
+            }
+            let raw =
+                |env: &TableEnv<'_, M>| env.mem.cell(slot).map_or(0, |cell| cell.load(Ordering::Relaxed));
+            let before = raw(env);
+            // No bit is set or cleared, but the frame is what the array says now.
+            env.modify(slot, Flags::NONE, Flags::NONE);
+            repaired |= raw(env) != before;
+            if self.array.get(entry.frame()).is_none() {
+                self.wanting.push((slot, entry.frame()));
+                repaired = true;
+            }
+            if !entry.is_table(level) {
+                return Ok(repaired);
+            }
+            (table, level) = (entry.frame(), level - 1);
+        }
+    }
+    fn settle(&mut self, env: &mut TableEnv<'_, M>, master: Gfn, touch: &mut dyn FnMut(Gfn)) {
+        if self.array.epoch() != self.epoch {
+            self.epoch = self.array.epoch();
+            Self::sweep(env, master, self.levels);
+        }
+        for (slot, frame) in core::mem::take(&mut self.wanting) {
+            if self.array.get(frame).is_none() {
+                touch(frame);
+            }
+            env.modify(slot, Flags::NONE, Flags::NONE);
+        }
+    }
+}
