@@ -200,14 +200,12 @@ impl Twin {
         at: Slot<GuestPhys>,
     ) -> Flags {
         let entry = env.mem.load(at);
-        let mut bits = Flags(entry.0 & HARDWARE.0);
-        if let Some(&page) = self.splinters.get(&(at.table, at.index)) {
-            env.passed(page, &(0..ENTRIES), 0);
-            for index in 0..ENTRIES {
-                bits = bits | self.bits(env, Slot::new(page, index));
-            }
-        }
-        if entry.is_present() { bits } else { Flags::NONE }
+        let Some(&page) = self.splinters.get(&(at.table, at.index)) else {
+            return if entry.is_present() { Flags(entry.0 & HARDWARE.0) } else { Flags::NONE };
+        };
+        // The pointer's own A says that a walker came by, perhaps to find nothing below.
+        env.passed(page, &(0..ENTRIES), 0);
+        (0..ENTRIES).fold(Flags::NONE, |bits, index| bits | self.bits(env, Slot::new(page, index)))
     }
 
     /// Empties the twin entry at `at` and returns what hardware had set.
@@ -220,6 +218,7 @@ impl Twin {
         let mut bits = if entry.is_present() { Flags(entry.0 & HARDWARE.0) } else { Flags::NONE };
         if let Some(page) = self.splinters.remove(&(at.table, at.index)) {
             env.passed(page, &(0..ENTRIES), ENTRIES);
+            bits = Flags::NONE;
             for index in 0..ENTRIES {
                 bits = bits | self.clear(env, Slot::new(page, index));
             }
