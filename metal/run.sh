@@ -12,7 +12,7 @@ fi
 kernel=$1
 if [ "$#" -eq 1 ]; then
     # All that must pass.
-    for scenario in life "mitosis 4" babelfish guest ptemagnet vmitosis shadow segments; do
+    for scenario in life "mitosis 4" babelfish guest ptemagnet vmitosis shadow segments passthrough; do
         # shellcheck disable=SC2086 # a scenario and its nodes are two words
         sh "$0" "$kernel" $scenario || exit 1
     done

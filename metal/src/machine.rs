@@ -58,6 +58,11 @@ pub fn with<R>(cpu: CpuId, f: impl FnOnce(&mut Kernel<DirectMap>, &mut Metal) ->
     })
 }
 
+/// Uses kernel and hardware as one, on `cpu`.
+pub fn with_os<R>(cpu: CpuId, f: impl FnOnce(&mut Os) -> R) -> R {
+    OS.with(cpu, |os| f(os.as_mut().expect("the kernel was made")))
+}
+
 impl Machine {
     /// From what the firmware says; `used` is the kernel's own.
     pub fn new(firmware: &Firmware, topology: &Topology, used: &[Range<u64>]) -> Machine {

@@ -155,6 +155,11 @@ fn shadow_paging_with_real_exits() {
 }
 
 #[test]
+fn a_guest_maps_host_frames_itself() {
+    passes("passthrough", 2, 4);
+}
+
+#[test]
 fn segments_are_what_registers_would_compute() {
     passes("segments", 2, 4);
 }

@@ -6,6 +6,7 @@ mod faults;
 mod guest;
 mod life;
 mod mitosis;
+mod passthrough;
 mod ptemagnet;
 pub mod script;
 mod segments;
@@ -28,6 +29,7 @@ pub const ALL: &[Scenario] = &[
     ("vmitosis", vmitosis::run),
     ("shadow", shadow::run),
     ("segments", segments::run),
+    ("passthrough", passthrough::run),
     ("story", story::run),
     // What guests are told to run.
     ("two-programs", ptemagnet::two_programs),

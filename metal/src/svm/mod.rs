@@ -4,6 +4,7 @@ pub mod vmcb;
 
 use crate::cpu;
 use crate::physical;
+use crate::traps::Context;
 use core::arch::x86_64::__cpuid;
 use core::arch::{asm, global_asm};
 use paging::Hfn;
@@ -129,6 +130,17 @@ pub fn enable(save: Hfn) {
     }
 }
 
+/// The frame that [`enable`] was given on the CPU that runs this: it runs no guest any more.
+pub fn disable() -> Hfn {
+    // SAFETY: SVM is on, so the register is there, and the frame in it is not used while no guest runs.
+    unsafe {
+        let (low, high): (u32, u32);
+        asm!("rdmsr", in("ecx") VM_HSAVE_PA, out("eax") low, out("edx") high, options(nomem, nostack));
+        write_msr(VM_HSAVE_PA, 0);
+        Hfn::new((u64::from(high) << 32 | u64::from(low)) >> 12)
+    }
+}
+
 /// # Safety
 /// This CPU must have the register, and what it changes must be as the rest of the program expects.
 unsafe fn write_msr(msr: u32, value: u64) {
@@ -166,6 +178,21 @@ impl Vcpu {
         registers.vector[..2].copy_from_slice(&0x37fu16.to_le_bytes());
         registers.vector[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
         Vcpu { vmcb, registers }
+    }
+
+    /// The frames of its block, and of the host's.
+    pub fn frames(&self) -> [Hfn; 2] {
+        [self.registers.guest, self.registers.host].map(|address| Hfn::new(address >> 12))
+    }
+
+    /// Begins a program in ring 3.
+    pub fn begin(&mut self, program: &Context) {
+        let it = &mut self.registers;
+        self.vmcb.set_rax(program.rax);
+        self.vmcb.set_rip(program.rip);
+        it.rbx_rcx_rdx = [program.rbx, program.rcx, program.rdx];
+        (it.rsi, it.rdi, it.rbp) = (program.rsi, program.rdi, program.rbp);
+        it.r8_to_r15 = program.r8_to_r15;
     }
 
     /// Runs the guest until it leaves, and lets an interrupt that ended it be taken. Returns why it left.

@@ -47,6 +47,8 @@ pub mod exit {
     pub const PAGE_FAULT: u64 = 0x4e;
     /// An interrupt for the host.
     pub const INTERRUPT: u64 = 0x60;
+    /// `INT n`.
+    pub const SOFTWARE_INTERRUPT: u64 = 0x75;
     /// `HLT`.
     pub const HALT: u64 = 0x78;
     /// `INVLPG`.
@@ -64,6 +66,7 @@ pub mod exit {
 /// Interrupts that are the host's, `HLT`, `INVLPG` (only asked for under shadow paging), triple faults.
 const INTR: u32 = 1;
 const HLT: u32 = 1 << 24;
+const INT_N: u32 = 1 << 21;
 const INVLPG: u32 = 1 << 25;
 const SHUTDOWN: u32 = 1 << 31;
 /// `VMRUN`, which must be intercepted, and `VMMCALL`.
@@ -185,6 +188,22 @@ impl Vmcb {
         self.write(offset::READS_OF_CR, 1u16 << 3);
         self.write(offset::WRITES_OF_CR, 1u16 << 3);
         self.write(offset::INTERCEPTS, INTR | HLT | INVLPG | SHUTDOWN);
+    }
+
+    /// The guest begins in ring 3, and whatever would take it out of there is an exit.
+    pub fn ring_3(&self) {
+        for (number, selector, attributes) in [(1u64, 0x23u64, 0xafbu64), (2, 0x1b, 0xcf3)] {
+            self.write(offset::SEGMENTS + 16 * number, selector | attributes << 16 | 0xffff_ffff << 32);
+        }
+        self.write(offset::PRIVILEGE, 3u8);
+        self.write(offset::EXCEPTIONS, u32::MAX);
+        self.write(offset::INTERCEPTS, INTR | INT_N | HLT | SHUTDOWN);
+    }
+
+    /// The guest walks the table at `root`, whose entries hold host frames.
+    pub fn pass_through(&self, root: u64) {
+        self.write(offset::NESTED, 0u64);
+        self.set_cr3(root);
     }
 
     /// The next entry forgets what the TLB has of guests.

@@ -1,6 +1,7 @@
 //! A virtual machine that this kernel's image runs in again, on nested paging.
 
 pub mod decode;
+pub mod memory;
 pub mod shadow;
 pub mod view;
 
