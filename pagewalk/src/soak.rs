@@ -70,7 +70,7 @@ pub fn matrix(args: &MatrixArgs, output: Output) -> Result<()> {
         let valid: Vec<&String> = valid.iter().map(|(name, _)| name).collect();
         let done = done.map(|d| serde_json::json!({ "combinations": d.cases, "verified": d.accesses }));
         let json = serde_json::json!({ "valid": valid, "refused": refused, "run": done });
-        return print(&(serde_json::to_string_pretty(&json)? + "\n"));
+        return crate::print_json("matrix", &json);
     }
     let mut text = String::new();
     if args.run.is_none() {
@@ -103,7 +103,7 @@ pub fn soak(args: &SoakArgs, output: Output) -> Result<()> {
     let done = watched(&draw, args.threads, Some(deadline), output)?;
     if output.json {
         let json = serde_json::json!({ "cases": done.cases, "verified": done.accesses, "seed": args.seed });
-        return print(&(serde_json::to_string_pretty(&json)? + "\n"));
+        return crate::print_json("soak", &json);
     }
     print(&format!(
         "{} cases drawn from seed {}: the oracle checked {} accesses and found no mismatch.\n",

@@ -1,6 +1,7 @@
 //! Traces: looked at, converted; and snapshots of processes.
 
 use crate::cli::{Output, TraceCommand};
+use crate::progress::Spinner;
 use crate::tracetext;
 use anyhow::{Context, Result};
 use std::fmt::Write;
@@ -19,11 +20,15 @@ pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
     match command {
         TraceCommand::Info { file, format, quick } => {
             let extent = if *quick { Extent::Beginning } else { Extent::All };
+            let busy = reading(file, output);
             let info = summary::info(file, &options(format.as_deref())?, extent)?;
+            drop(busy);
             show("trace info", &info, tracetext::info, output)
         }
         TraceCommand::Stat { file, format } => {
+            let busy = reading(file, output);
             let stat = summary::stat(file, &options(format.as_deref())?)?;
+            drop(busy);
             show("trace stat", &stat, tracetext::stat, output)
         }
         TraceCommand::Head { file, format, count } => {
@@ -48,6 +53,11 @@ pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
     }
 }
 
+/// A line while a file is read.
+fn reading(file: &Path, output: Output) -> Spinner {
+    Spinner::new(output.quiet, &format!("reading {}", file.display()))
+}
+
 fn convert(
     from: &Path,
     to: &Path,
@@ -58,7 +68,9 @@ fn convert(
 ) -> Result<()> {
     let to_format = to_format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
     let write = WriteOptions { format: to_format, thread, ..WriteOptions::default() };
+    let busy = reading(from, output);
     let written = trace::convert(from, &options(format)?, to, &write)?;
+    drop(busy);
     if !output.quiet {
         eprintln!("{}: {} accesses", to.display(), crate::report::thousands(written.accesses));
     }

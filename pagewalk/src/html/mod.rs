@@ -6,9 +6,11 @@
 mod compare;
 mod maps;
 mod reproduce;
+mod sweep;
 
 pub use compare::compare;
 pub use reproduce::{curve, figures, gups, passthrough, ptemagnet, segments};
+pub use sweep::{Row as SweepRow, sweep};
 
 use anyhow::{Context, Result};
 use serde::Serialize;

@@ -58,6 +58,9 @@ pub enum Sweep {
         /// Also while points are missing.
         #[arg(long)]
         partial: bool,
+        /// Write a report to this file too: one HTML page that opens offline.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
     },
     /// Print a command a task, for any scheduler; `pagewalk sweep collect` comes after them.
     Commands {

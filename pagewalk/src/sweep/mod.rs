@@ -9,15 +9,16 @@ mod slurm;
 
 use crate::cli::Output;
 use crate::progress::Points;
-use crate::{print, report};
+use crate::{html, print, report};
 use anyhow::{Context, Result, bail};
 use args::{Limits, Tasks, Where};
 pub use args::{Sweep, Which};
 use lab::sweep::{
-    Busy, Collected, Costs, Event, Found, Lock, Options, Store, Unit, collect, forget_dead, under_way, units,
+    Busy, Collected, Costs, Event, Found, Lock, Options, Plan, Store, Unit, collect, forget_dead, under_way, units,
     work,
 };
 use place::Place;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Does what was asked for; the exit status.
@@ -31,7 +32,9 @@ pub fn sweep(command: Sweep, output: Output) -> Result<u8> {
             submit(&which, retry, tasks, at_once, &sbatch, output)
         }
         Sweep::Status { which } => status(&which, output),
-        Sweep::Collect { which, output: file, partial } => gather(&which, file.as_deref(), partial, output),
+        Sweep::Collect { which, output: file, partial, html } => {
+            gather(&which, file.as_deref(), partial, html.as_deref(), output)
+        }
         Sweep::Commands { which, retry, tasks } => commands(&which, retry, tasks),
         Sweep::Cancel { which } => cancel(&which, output),
         Sweep::Work { directory, job, task } => task_of(&directory, &job, task, output),
@@ -167,7 +170,13 @@ fn status(which: &Which, output: Output) -> Result<u8> {
     Ok(0)
 }
 
-fn gather(which: &Which, file: Option<&Path>, partial: bool, output: Output) -> Result<u8> {
+fn gather(
+    which: &Which,
+    file: Option<&Path>,
+    partial: bool,
+    html: Option<&Path>,
+    output: Output,
+) -> Result<u8> {
     let place = Place::open(which)?;
     let found = read(&place, true)?;
     let missing = Collected::count(&place.plan, &found).missing;
@@ -187,8 +196,26 @@ fn gather(which: &Which, file: Option<&Path>, partial: bool, output: Output) -> 
     let default = place.directory.join("results.parquet");
     let file = file.unwrap_or(&default);
     let counts = collect(&place.plan, &found, file)?;
+    if let Some(file) = html {
+        shown_as_page(&place.plan, &found).write(file)?;
+        crate::said(file, output);
+    }
     print(&show::collected(file, &counts, output.json)?)?;
     Ok(0)
+}
+
+/// The report of the results that there are.
+fn shown_as_page(plan: &Plan, found: &Found) -> html::Document {
+    let parameters: Vec<String> = plan.varied().map(str::to_string).collect();
+    let mut groups = BTreeMap::new();
+    let rows = plan.points.iter().filter_map(|point| {
+        let record = found.done.get(&point.key)?.record()?;
+        let next = groups.len() as u64;
+        let group = *groups.entry(point.group()).or_insert(next);
+        Some(html::SweepRow { parameters: plan.values(point).cloned().collect(), group, record })
+    });
+    let rows: Vec<_> = rows.collect();
+    html::sweep(&plan.sweep.name, &parameters, &rows)
 }
 
 /// Makes a job of what is to run; `None` if there is nothing.
