@@ -192,6 +192,8 @@ function curve(chart, rows, { width, names, color }, shape) {
   const marks = names.filter((name) => each.has(name)).map((name) => Plot.line(each.get(name), {
     x: chart.x, y: chart.y, stroke: color(name), strokeWidth: wide(name), curve: shape,
     strokeDasharray: DASHES[names.indexOf(name) % DASHES.length] || undefined,
+    // Few points are seen as such, not as a course between them.
+    marker: shape === "linear" && each.get(name).length <= 24 ? "circle" : undefined,
   }));
   return Plot.plot({
     width, style: FONT, marginLeft: 58, marginRight: 20, marginBottom: 38, height: 260,

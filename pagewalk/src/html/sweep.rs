@@ -29,7 +29,12 @@ const DOTS: usize = 1500;
 /// The report. `parameters` names those that are varied.
 pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
     let groups = groups(rows);
-    let lead = format!("{} results, {} configurations, {} parameters varied.", rows.len(), groups.len(), parameters.len());
+    let lead = format!(
+        "{} results, {} configurations, {} parameters varied.",
+        rows.len(),
+        groups.len(),
+        parameters.len()
+    );
     let mut document = Document::new(format!("Sweep {name}"), lead);
     let mut versions: Vec<String> = rows.iter().filter_map(|r| text(&r.record, "version")).collect();
     versions.sort();
@@ -57,8 +62,8 @@ pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
     document.section(
         "parameters",
         "What each parameter does",
-        &["The mean over all configurations with the same value, by system; other parameters vary below it. The band of a \
-           mean is in the data: least and most."],
+        &["The mean over all configurations with the same value, by system; other parameters vary below it, so means \
+           compare only systems that ran with the same ones. Least and most are in the data."],
         charts,
     );
     let scatter = scatter(&groups);
@@ -120,7 +125,8 @@ fn slowdowns(parameters: &[String], groups: &[Group]) -> Option<Chart> {
     let first = &groups.first()?.system;
     let others = |g: &Group| {
         let all = parameters.iter().zip(&g.parameters);
-        let same: Vec<String> = all.filter(|(name, _)| *name != "system").map(|(_, v)| v.to_string()).collect();
+        let same: Vec<String> =
+            all.filter(|(name, _)| *name != "system").map(|(_, v)| v.to_string()).collect();
         (g.machine.clone(), same)
     };
     let base: BTreeMap<_, f64> =
@@ -135,7 +141,11 @@ fn slowdowns(parameters: &[String], groups: &[Group]) -> Option<Chart> {
     if counted.is_empty() {
         return None;
     }
-    let mut chart = Chart::new(Mark::Step, "Slow-down against the first system", &["slow-down", "configurations", "system"]);
+    let mut chart = Chart::new(
+        Mark::Step,
+        "Slow-down against the first system",
+        &["slow-down", "configurations", "system"],
+    );
     let mut last: Option<(&str, i64)> = None;
     for ((system, step), n) in &counted {
         let at = |step: i64| json!(step as f64 / 50.0);
@@ -144,7 +154,9 @@ fn slowdowns(parameters: &[String], groups: &[Group]) -> Option<Chart> {
             Some((same, before)) if same == *system && before + 1 < *step => {
                 chart.row(vec![at(before + 1), json!(0), json!(system)]);
             }
-            Some((other, before)) if other != *system => chart.row(vec![at(before + 1), json!(0), json!(other)]),
+            Some((other, before)) if other != *system => {
+                chart.row(vec![at(before + 1), json!(0), json!(other)])
+            }
             _ => {}
         }
         chart.row(vec![at(*step), json!(n), json!(system)]);
@@ -168,7 +180,8 @@ fn by_parameter(parameter: &str, at: usize, measure: &str, title: &str, groups: 
         let shown = value.as_str().map_or(value.to_string(), str::to_string);
         means.entry((g.system.clone(), order, shown)).or_default().push(g.mean(number));
     }
-    let values: std::collections::BTreeSet<_> = means.keys().map(|(_, order, shown)| (order, shown)).collect();
+    let values: std::collections::BTreeSet<_> =
+        means.keys().map(|(_, order, shown)| (order, shown)).collect();
     if values.len() < 2 {
         return None;
     }
@@ -178,7 +191,8 @@ fn by_parameter(parameter: &str, at: usize, measure: &str, title: &str, groups: 
     };
     let mark = if numeric { Mark::Line } else { Mark::Dots };
     let mut chart = Chart::new(mark, &format!("{title}, by {parameter}"), &columns);
-    chart.labels = if numeric { (parameter.to_string(), title.to_string()) } else { (title.to_string(), String::new()) };
+    chart.labels =
+        if numeric { (parameter.to_string(), title.to_string()) } else { (title.to_string(), String::new()) };
     // Sizes are mostly doubled from one to the next.
     let (least, most) = values.iter().fold((f64::MAX, 0.0), |(a, b): (f64, f64), (order, _)| {
         (a.min(f64::from_bits(**order)), b.max(f64::from_bits(**order)))
@@ -218,7 +232,8 @@ fn amount(value: &Value) -> Option<f64> {
 }
 
 fn scatter(groups: &[Group]) -> Chart {
-    let columns = ["share of cycles with a walk", "cycles per access", "system", "machine", "workload", "runs"];
+    let columns =
+        ["share of cycles with a walk", "cycles per access", "system", "machine", "workload", "runs"];
     let mut chart = Chart::new(Mark::Points, "Cycles per access and walks", &columns);
     chart.log = (false, true);
     let step = groups.len().div_ceil(DOTS).max(1);
@@ -241,7 +256,11 @@ fn scatter(groups: &[Group]) -> Chart {
 fn table(parameters: &[String], groups: &[Group]) -> Table {
     let fixed = ["system", "machine", "workload"];
     let extra: Vec<usize> = (0..parameters.len())
-        .filter(|at| !fixed.contains(&parameters[*at].as_str()) && parameters[*at] != "seed" && parameters[*at] != "repetition")
+        .filter(|at| {
+            !fixed.contains(&parameters[*at].as_str())
+                && parameters[*at] != "seed"
+                && parameters[*at] != "repetition"
+        })
         .collect();
     let mut columns: Vec<String> = fixed.map(str::to_string).to_vec();
     columns.extend(extra.iter().map(|at| parameters[*at].clone()));

@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use args::{Limits, Tasks, Where};
 pub use args::{Sweep, Which};
 use lab::sweep::{
-    Busy, Collected, Costs, Event, Found, Lock, Options, Plan, Store, Unit, collect, forget_dead, under_way, units,
-    work,
+    Busy, Collected, Costs, Event, Found, Lock, Options, Plan, Store, Unit, collect, forget_dead, under_way,
+    units, work,
 };
 use place::Place;
 use std::collections::BTreeMap;
