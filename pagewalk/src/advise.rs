@@ -73,6 +73,12 @@ pub fn advise(args: &AdviseArgs, output: Output) -> Result<()> {
         }
     };
     let advice: Vec<Advice> = chosen.iter().map(|remedies| of(remedies)).collect();
+    if let Some(file) = &args.html {
+        let places: Vec<_> = advice.iter().map(|a| (a.today, a.verdicts.as_slice())).collect();
+        let first = runs.first().map_or(&[][..], Vec::as_slice);
+        crate::html::advise(&places, first, seeds, &text(&advice, &runs, seeds, live)).write(file)?;
+        crate::said(file, output);
+    }
     if output.json {
         #[derive(Serialize)]
         struct All<'a> {

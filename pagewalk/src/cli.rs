@@ -299,6 +299,9 @@ pub struct AdviseArgs {
     /// Runs with different seeds, which say how sure the advice is. A live program runs once.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub seeds: u64,
+    /// Write a report to this file too: one HTML page that opens offline.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     #[command(flatten)]
     pub experiment: Experiment,
 }

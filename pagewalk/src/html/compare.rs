@@ -154,7 +154,7 @@ pub fn compare(experiment: &Experiment, seen: &[(Outcome, Sight)], lead: Option<
     document
 }
 
-fn stacked(outcomes: &[&Outcome]) -> Chart {
+pub(super) fn stacked(outcomes: &[&Outcome]) -> Chart {
     let mut chart = Chart::new(Mark::Stack, "Cycles per access", &["cycles per access", "system", "part"]);
     chart.colors = colors(&PARTS);
     for o in outcomes {
@@ -173,7 +173,7 @@ fn level(cell: &CellCounts) -> String {
     }
 }
 
-fn inside(outcomes: &[&Outcome]) -> Chart {
+pub(super) fn inside(outcomes: &[&Outcome]) -> Chart {
     let columns = ["cycles per access", "table and level", "served by", "system", "references per access"];
     let mut chart = Chart::new(Mark::Stack, "Inside the walks: each dimension and level", &columns);
     chart.note = "Cycles of references, those of overlapping walks added up.".to_string();

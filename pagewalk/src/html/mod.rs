@@ -3,11 +3,13 @@
 //! What a report says is a [`Document`]: sections of text, tables, charts, walks and maps, as data. The page
 //! (`report/`) draws them; charts by Observable Plot and D3, which are embedded with everything else.
 
+mod advise;
 mod compare;
 mod maps;
 mod reproduce;
 mod sweep;
 
+pub use advise::advise;
 pub use compare::compare;
 pub use reproduce::{curve, figures, gups, passthrough, ptemagnet, segments};
 pub use sweep::{Row as SweepRow, sweep};

@@ -1,0 +1,96 @@
+//! The report of an advice: what would help a program, by how much, and what it needs.
+
+use super::{Chart, Document, Mark, Part, Table, compare, rounded};
+use lab::Outcome;
+use lab::advise::Verdict;
+use serde_json::json;
+
+/// The report. Each of `places` has the system of today, and what would help there; `runs` are those of the first seed.
+pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text: &str) -> Document {
+    let workload = runs.first().map_or("", |o| o.workload.as_str());
+    let mut document = Document::new(
+        format!("What would help: {workload}"),
+        "Each remedy on the same accesses as the system of today: what it saves, what it costs, and what it needs."
+            .to_string(),
+    );
+    document.about("workload", workload);
+    document.about("machine", runs.first().map_or("", |o| o.machine.as_str()));
+    document.about("seeds", seeds);
+    let columns = ["percent of the time saved", "system", "over seeds", "place", "needs", "reach", "sure"];
+    let mut chart = Chart::new(Mark::Dots, "What each remedy saves", &columns);
+    chart.facet = Some("place");
+    chart.colors = vec![
+        ("mean".to_string(), "#0072b2"),
+        ("least".to_string(), "#8a8f98"),
+        ("most".to_string(), "#e69f00"),
+    ];
+    let names = [
+        "place",
+        "system",
+        "saves, %",
+        "least",
+        "most",
+        "walks left, %",
+        "frames more",
+        "bytes of tables more",
+    ];
+    let names = names.into_iter().chain(["kernel, cycles per access", "reach", "needs", "sure"]);
+    let mut table = Table {
+        title: "Remedies".to_string(),
+        columns: names.map(str::to_string).collect(),
+        rows: Vec::new(),
+    };
+    for (today, verdicts) in places {
+        let place = if *today == "native" { "without a VM" } else { "in a VM" };
+        for v in *verdicts {
+            let reach = v.remedy.reach.says();
+            let sure = if v.sure { "yes" } else { "no" };
+            for (which, share) in [("least", v.saves.low), ("most", v.saves.high), ("mean", v.saves.mean)] {
+                chart.row(vec![
+                    rounded(100.0 * share),
+                    json!(v.remedy.system),
+                    json!(which),
+                    json!(place),
+                    json!(v.remedy.needs),
+                    json!(reach),
+                    json!(sure),
+                ]);
+            }
+            let percent = |share: f64| rounded(100.0 * share);
+            table.rows.push(vec![
+                json!(place),
+                json!(v.remedy.system),
+                percent(v.saves.mean),
+                percent(v.saves.low),
+                percent(v.saves.high),
+                percent(v.walks),
+                json!(v.frames),
+                json!(v.table_bytes),
+                rounded(v.software),
+                json!(reach),
+                json!(v.remedy.needs),
+                json!(sure),
+            ]);
+        }
+    }
+    document.section(
+        "advice",
+        "What would help",
+        &["Right of 0 is saved, left of 0 is lost; a line is the spread over seeds."],
+        vec![Part::Chart(chart), Part::Table(table)],
+    );
+    let outcomes: Vec<&Outcome> = runs.iter().collect();
+    document.section(
+        "cycles",
+        "Where the cycles go",
+        &["Of the first seed's runs."],
+        vec![Part::Chart(compare::stacked(&outcomes)), Part::Chart(compare::inside(&outcomes))],
+    );
+    document.section(
+        "text",
+        "As text",
+        &[],
+        vec![Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() }],
+    );
+    document
+}
