@@ -21,7 +21,7 @@ const PRINTED: [(&str, &str, &[&str]); 10] = [
     (
         "`run`, `compare`: a list, an element a system",
         "Outcome",
-        &["lab/src/outcome.rs", "lab/src/segments.rs", "lab/src/world/dump.rs"],
+        &["lab/src/outcome.rs", "lab/src/segments.rs", "lab/src/passthrough.rs", "lab/src/world/dump.rs"],
     ),
     ("`explain`: `cold` and `warm` of an element", "WalkView", &["lab/src/look/view.rs"]),
     ("`trace info`", "Info", &["trace/src/summary/mod.rs", "trace/src/source.rs"]),
