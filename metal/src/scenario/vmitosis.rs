@@ -1,5 +1,5 @@
 //! vMitosis: the nested table of a VM on every node, each virtual CPU on its node's; switched
-//! off and on while the guest runs.
+//! off and on while the guest runs. Then a guest that replicates its own tables on top of that.
 
 use super::bits;
 use super::guest::nodes;
@@ -9,7 +9,7 @@ use crate::hardware::NESTED;
 use crate::machine::{BOOT, Machine, create, expect, fill, finish, run_beside, run_here, with};
 use crate::program::{Program, Series};
 use crate::say;
-use crate::vm::Guest;
+use crate::vm::{Guest, nothing};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -28,6 +28,10 @@ pub fn run(machine: &Machine) {
     machine.start_with(machine.config(), Box::new(paging::FromBuddy), Box::new(tables));
     let guest = Guest::new(machine, VmSpec::default(), &nodes(machine), "scenario=additions");
     guest.run(switch);
+    guest.end();
+    // Tables of both dimensions on each node: the guest replicates its own, the host the VM's.
+    let guest = Guest::new(machine, VmSpec::default(), &nodes(machine), "scenario=mitosis");
+    guest.run(nothing);
     guest.end();
     let hw = finish();
     say!("the VM's table was on each node and on one in turn; {} shootdowns", hw.counts.shootdowns);
