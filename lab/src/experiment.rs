@@ -304,6 +304,9 @@ impl Run {
             host_lines: world.host_lines().map(Into::into),
             segments: world.segments(),
             passthrough: world.passthrough(),
+            requests: world.requests(),
+            shareable: world.shareable(),
+            sharing: world.sharing(),
             verified: world.verified(),
             table_dumps,
         }

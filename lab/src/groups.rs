@@ -15,6 +15,20 @@ use paging::{GuestPhys, NodeId, OneCopy, PhysSpace, Reach, TableMemory, TableOps
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Whose a process of the input is: all are one user's, and an application is what its name says.
+pub(crate) fn identity(name: &str) -> Identity {
+    // FNV-1a.
+    let application = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    Identity { user: 0, application }
+}
+
+/// A group of the input, as its kernel knows it.
+pub(crate) fn group(number: u16) -> os::GroupId {
+    os::GroupId(u32::from(number) + 1)
+}
+
 /// A member, whatever space its tables are in.
 trait Member: std::fmt::Debug + Send {
     fn context(&self, pcid: u16) -> BabelContext;

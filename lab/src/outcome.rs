@@ -1,6 +1,7 @@
 //! What an experiment found, as data: the same for people and for programs.
 
 use crate::passthrough::PassThroughOutcome;
+use crate::containers::{RequestCounts, Shareable, SharingCounts};
 use crate::segments::SegmentOutcome;
 use crate::world::TableDump;
 use machine::metrics::{Counters, Served};
@@ -58,6 +59,15 @@ pub struct Outcome {
     /// Pass-through; `None` for systems without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passthrough: Option<PassThroughOutcome>,
+    /// Requests and start-ups; `None` if the input marks none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests: Option<RequestCounts>,
+    /// What containers of one image have the same at the end; `None` without groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shareable: Option<Shareable>,
+    /// What BabelFish shared; `None` without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<SharingCounts>,
     /// Accesses checked by the oracle; `None` without `--verify`.
     pub verified: Option<u64>,
     /// Dumps of page tables, if they were asked for.
@@ -136,6 +146,8 @@ pub struct TlbCounts {
     pub stlb_per_thousand: f64,
     /// Second-level hits on an entry of another address space.
     pub shared_hits: u64,
+    /// Of `stlb_misses`, those of fetches.
+    pub stlb_fetch_misses: u64,
 }
 
 /// Counts by where something was served.
@@ -317,6 +329,7 @@ impl TlbCounts {
             l1_per_thousand: 1000.0 * ratio(l1, c.accesses),
             stlb_per_thousand: 1000.0 * ratio(stlb, c.accesses),
             shared_hits: c.shared_hits,
+            stlb_fetch_misses: c.stlb_fetch_misses,
         }
     }
 }

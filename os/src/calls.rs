@@ -5,12 +5,13 @@ use crate::fault::leaf_flags;
 use crate::hardware::{Cost, Hardware, Syscall};
 use crate::kernel::{Core, Cx, Kernel, NewSpace};
 use crate::pagecache::FileId;
-use crate::process::{Process, ProcessId, ProcessSpec};
+use crate::process::{GroupId, Process, ProcessId, ProcessSpec};
 use crate::segment::{Content, Reason};
 use crate::space::{AddressSpace, NotifyCx, Owner};
 use crate::thp::ThpMode;
 use crate::vma::{Backing, HugeAdvice, Policy, Prot, Vma};
 use core::ops::Range;
+use mechanisms::babelfish::Identity;
 use paging::frames::CpuId;
 use paging::{Entry, Flags, Flush, PageSize, Space, TableMemory, Va, Visibility};
 
@@ -348,6 +349,7 @@ impl<M: TableMemory> Kernel<M> {
         spec: ProcessSpec,
     ) -> Result<ProcessId, MmError> {
         let mut cx = self.cx(hw, cpu)?;
+        self.core.admit(&spec)?;
         let id = ProcessId(self.processes.next());
         let mut attempts = 0;
         let space = loop {
@@ -518,6 +520,32 @@ impl<M: TableMemory> Kernel<M> {
         Ok(())
     }
 
+    /// `exec` of another application, or by another user (a set-user-ID program): the process
+    /// leaves its group, whose translations are not for it, unless they are the same. With `group`, it
+    /// joins that one: a container begins.
+    ///
+    /// # Errors
+    /// As [`Kernel::exec`], and [`MmError::NotYourGroup`].
+    pub fn exec_as(
+        &mut self,
+        hw: &mut dyn Hardware<M::Space>,
+        cpu: CpuId,
+        pid: ProcessId,
+        group: Option<GroupId>,
+        identity: Identity,
+    ) -> Result<(), MmError> {
+        let before = *self.process(pid)?.spec();
+        let kept = if before.identity == identity { before.group } else { GroupId::default() };
+        let spec = ProcessSpec { group: group.unwrap_or(kept), identity, ..before };
+        self.core.admit(&spec)?;
+        self.process_mut(pid)?.spec = spec;
+        let done = self.exec(hw, cpu, pid);
+        if done.is_err() {
+            self.process_mut(pid)?.spec = before;
+        }
+        done
+    }
+
     /// `exit`. CPUs that run the process run none then.
     ///
     /// # Errors
@@ -538,6 +566,18 @@ impl<M: TableMemory> Kernel<M> {
 }
 
 impl<M: TableMemory> Core<M> {
+    /// Lets a process into its group, if it is the same user's and application's.
+    fn admit(&mut self, spec: &ProcessSpec) -> Result<(), MmError> {
+        if spec.group == GroupId::default() {
+            return Ok(());
+        }
+        let owner = *self.groups.entry(spec.group).or_default().owner.get_or_insert(spec.identity);
+        if owner == spec.identity {
+            return Ok(());
+        }
+        Err(MmError::NotYourGroup { group: spec.group, owner, process: spec.identity })
+    }
+
     /// An empty address space for a process.
     pub(crate) fn process_space(
         &mut self,

@@ -7,6 +7,7 @@ use crate::segment::NoSegment;
 use crate::vma::Vma;
 use alloc::boxed::Box;
 use core::fmt;
+use mechanisms::babelfish::Identity;
 use paging::frames::HotplugError;
 use paging::{Intent, MapError, NoFrame, PageSize};
 
@@ -56,6 +57,20 @@ pub enum MmError {
     /// No area allows the access.
     #[error("{0}")]
     Segv(Box<Segv>),
+    /// A process of another user or application in a group.
+    #[error(
+        "group {} is user {}'s for application {:#x}: a process of user {} and application {:#x} must not share \
+         its translations; give it a group of its own",
+        group.0, owner.user, owner.application, process.user, process.application
+    )]
+    NotYourGroup {
+        /// The group.
+        group: GroupId,
+        /// Whose it is.
+        owner: Identity,
+        /// Who asked.
+        process: Identity,
+    },
     /// Beyond the end of the file.
     #[error("access to {addr:#x} is page {page} of file {} that has {pages} pages", file.0)]
     Bus {

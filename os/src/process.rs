@@ -4,14 +4,16 @@ use crate::hardware::CpuMask;
 use crate::space::AddressSpace;
 use crate::thp::ThpMode;
 use crate::vma::Policy;
+use mechanisms::babelfish::Identity;
 use paging::{TableMemory, Virt};
 
 /// A process. Numbers are not used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ProcessId(pub u32);
 
-/// A group of processes: a container. One user and one application, so its
-/// members may share translations (`BabelFish`), and one memory limit (memcg).
+/// A group of processes: containers of one image. One user and one application, so its
+/// members may share translations (`BabelFish`), and one memory limit (memcg). Number 0 is
+/// everybody who is in no group; they share nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct GroupId(pub u32);
 
@@ -24,6 +26,8 @@ pub struct Group {
     pub charged: u64,
     /// CPUs that ran a member.
     pub cpus: CpuMask,
+    /// Whose it is: its first member's.
+    pub owner: Option<Identity>,
 }
 
 /// How a process begins.
@@ -31,6 +35,8 @@ pub struct Group {
 pub struct ProcessSpec {
     /// Its group.
     pub group: GroupId,
+    /// Whose it is, and what it runs: all members of a group are the same user's and run the same.
+    pub identity: Identity,
     /// Its NUMA policy (`set_mempolicy`).
     pub policy: Policy,
     /// Its huge-page mode, if not the kernel's (`prctl(PR_SET_THP_DISABLE)`).

@@ -4,8 +4,8 @@ mod common;
 
 use common::{GARBAGE, System, config, file_content};
 use os::{
-    Advice, Cost, FaultKind, FaultOutcome, GroupId, KernelConfig, MapRequest, MmError, Policy, ProcessId,
-    ProcessSpec, Prot, Syscall, ThpMode,
+    Advice, Cost, FaultKind, FaultOutcome, GroupId, Identity, KernelConfig, MapRequest, MmError, Policy,
+    ProcessId, ProcessSpec, Prot, Syscall, ThpMode,
 };
 use paging::frames::{CpuId, FrameState, NodeId, NodeSet};
 use paging::{Entry, Intent, Native, PageSize, TableMemory, Translation, Va};
@@ -477,6 +477,38 @@ fn exec_gives_a_new_address_space() {
     map(&mut s, pid, &MapRequest::anonymous(PAGE).at(va));
     assert_eq!(s.access(CPU, pid, va, None), Ok(0));
     assert!(s.machine.costs.contains(&Cost::Syscall(Syscall::Exec)));
+    s.shutdown();
+}
+
+#[test]
+fn a_group_is_one_user_and_one_application() {
+    let mut s = with(|_| {});
+    let spec = |group, user, application| ProcessSpec {
+        group: GroupId(group),
+        identity: Identity { user, application },
+        ..ProcessSpec::default()
+    };
+    let first = process(&mut s, spec(1, 1000, 7));
+    process(&mut s, spec(1, 1000, 7));
+    for other in [spec(1, 1001, 7), spec(1, 1000, 8)] {
+        let refused = s.kernel.create_process(&mut s.machine, CPU, other).expect_err("not its group");
+        let owner = Identity { user: 1000, application: 7 };
+        assert_eq!(refused, MmError::NotYourGroup { group: GroupId(1), owner, process: other.identity });
+        assert!(refused.to_string().contains("give it a group of its own"), "{refused}");
+    }
+    process(&mut s, spec(2, 1001, 7));
+    // A program that execs itself stays; another leaves the group.
+    let group = |s: &System, pid| s.kernel.process(pid).expect("alive").spec().group;
+    for (application, after) in [(7, GroupId(1)), (9, GroupId(0))] {
+        let who = Identity { user: 1000, application };
+        s.kernel.exec_as(&mut s.machine, CPU, first, None, who).expect("an exec");
+        assert_eq!(group(&s, first), after);
+    }
+    let who = Identity { user: 1001, application: 7 };
+    let wrong = s.kernel.exec_as(&mut s.machine, CPU, first, Some(GroupId(1)), who);
+    assert!(matches!(wrong, Err(MmError::NotYourGroup { .. })));
+    s.kernel.exec_as(&mut s.machine, CPU, first, Some(GroupId(2)), who).expect("an exec");
+    assert_eq!(group(&s, first), GroupId(2));
     s.shutdown();
 }
 

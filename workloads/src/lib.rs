@@ -18,7 +18,8 @@
 //!
 //! * Loads and stores of the data structures, in program order per thread. What
 //!   stays in registers or in one always-hot stack page (loop counters, spilled
-//!   temporaries) is not emitted, nor are instruction fetches.
+//!   temporaries) is not emitted, nor are instruction fetches (but in containers, whose
+//!   code is large).
 //! * Loops over single array elements (stream, GUPS, graph edges) give one
 //!   access an element. Scans, copies and comparisons inside one object (the
 //!   keys of a tree node, an item's value) give one access a cache line, as
@@ -46,6 +47,7 @@ mod canneal;
 mod cc;
 mod chase;
 mod churn;
+mod containers;
 mod gcc;
 mod graph;
 mod growkv;
@@ -91,6 +93,12 @@ const ALL: &[Workload] = &[
     churn::WORKLOAD,
     inference::WORKLOAD,
     turmoil::WORKLOAD,
+    containers::MONGODB,
+    containers::ARANGODB,
+    containers::HTTPD,
+    containers::GRAPHCHI,
+    containers::FIO,
+    containers::FUNCTIONS,
 ];
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use super::tables::{NodePages, single, tables};
 use super::*;
-use crate::groups::Members;
+use crate::groups::{self, Members};
 use crate::numa::Replication;
 use crate::system::Frames;
 use mechanisms::ptemagnet::{PteMagnet, Settings};
@@ -291,6 +291,7 @@ impl World {
             watch: Default::default(),
             dumps: Default::default(),
             since_tick: 0,
+            requests: Default::default(),
         };
         for process in &setup.processes {
             world.create_process(process)?;
@@ -316,13 +317,14 @@ impl World {
     pub(super) fn create_process(&mut self, setup: &ProcessSetup) -> Result<(), WorldError> {
         let oblivious = self.guest.is_some() && !self.plan.system.vnuma;
         let kernel_nodes = if oblivious { 1 } else { self.nodes };
-        let group = os::GroupId(setup.group.map_or(0, |g| u32::from(g) + 1));
+        let group = setup.group.map(groups::group).unwrap_or_default();
         let limit = self.plan.system.kernel.group_limit_mib * 256;
         if limit > 0 {
             on_kernel!(self, |kernel, _hw, _files| kernel.set_limit(group, Some(limit)));
         }
         let spec = ProcessSpec {
             group,
+            identity: groups::identity(&setup.name),
             policy: policy(&self.plan.system.kernel, kernel_nodes),
             ..ProcessSpec::default()
         };

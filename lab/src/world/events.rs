@@ -2,6 +2,7 @@
 
 use super::memory::prot;
 use super::*;
+use crate::groups;
 
 impl World {
     pub(super) fn event(&mut self, event: &Event) -> Result<(), WorldError> {
@@ -40,7 +41,8 @@ impl World {
                 on_kernel!(self, |kernel, hw, _files| kernel.madvise(hw, cpu, pid, *start, *len, advice))
                     .map_err(failed)
             }
-            Event::Fork { parent, .. } => {
+            Event::Fork { parent, child } => {
+                let before = self.spent.cycles;
                 let (process, cpu) = (self.process(*parent)?, self.cpu_of(*parent));
                 let pid = on_kernel!(self, |kernel, hw, _files| kernel.fork(hw, cpu, process.pid))
                     .map_err(failed)?;
@@ -48,21 +50,29 @@ impl World {
                 if let Some(oracle) = &mut self.oracle {
                     oracle.fork(*parent);
                 }
+                self.requests.began(*child, self.spent.cycles - before);
                 Ok(())
             }
             Event::Exec { process, image } => {
                 let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                let before = self.spent.cycles;
+                let identity = groups::identity(&image.name);
+                let group = image.group.map(groups::group);
                 if let Some(oracle) = &mut self.oracle {
                     oracle.exec(*process, image);
                 }
-                on_kernel!(self, |kernel, hw, _files| kernel.exec(hw, cpu, pid)).map_err(failed)?;
+                on_kernel!(self, |kernel, hw, _files| kernel.exec_as(hw, cpu, pid, group, identity))
+                    .map_err(failed)?;
                 self.follow_layout(*process)?;
                 self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
                 image.regions.iter().try_for_each(|region| self.map(*process, region))?;
+                self.requests.began(*process, self.spent.cycles - before);
                 image.regions.iter().try_for_each(|region| self.populate(*process, region))
             }
             Event::Exit { process } => {
                 let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
+                let threads = (0..).zip(&self.threads).filter(|(_, thread)| thread.process == *process);
+                threads.for_each(|(thread, _)| self.requests.end(thread));
                 self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
                 if let Some(oracle) = &mut self.oracle {
                     oracle.exit(*process);
@@ -70,7 +80,10 @@ impl World {
                 self.tables_before = self.table_bytes();
                 on_kernel!(self, |kernel, hw, _files| kernel.exit(hw, cpu, pid)).map_err(failed)
             }
-            Event::Spawn { process, .. } => self.add_thread(*process),
+            Event::Spawn { thread, process } => {
+                self.requests.spawn(*thread, *process);
+                self.add_thread(*process)
+            }
             Event::MoveThread { thread, node } => {
                 let to = self.machine.cores().find(|c| c.node == NodeId(*node)).map(|c| c.id);
                 let count = self.threads.len();
@@ -89,8 +102,10 @@ impl World {
                 Ok(())
             }
             Event::Reclaim { pages, of_host } => self.reclaim(*pages, *of_host),
-            // Marks for whoever measures latencies.
-            Event::Request { .. } => Ok(()),
+            Event::Request { thread } => {
+                self.requests.request(*thread);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

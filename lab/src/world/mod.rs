@@ -15,6 +15,7 @@ mod memory;
 mod oblivious;
 mod passthrough;
 mod pressure;
+mod requests;
 mod segments;
 mod tables;
 mod translate;
@@ -196,6 +197,7 @@ pub struct World {
     watch: background::Watch,
     dumps: dump::Dumps,
     since_tick: u64,
+    requests: requests::Requests,
 }
 
 /// Accesses between two rounds of background work (khugepaged, NUMA balancing).
@@ -313,6 +315,13 @@ impl World {
         if let Some(oracle) = &mut self.oracle {
             oracle.set_process(thread.process);
         }
+        let begin = self.clock(thread.cpu);
+        let done = self.run_all(thread, accesses);
+        self.requests.ran(index, self.clock(thread.cpu) - begin);
+        done
+    }
+
+    fn run_all(&mut self, thread: Thread, accesses: &[Access]) -> Result<(), WorldError> {
         let (mut rest, mut tries) = (accesses, 0);
         loop {
             self.enter(thread)?;
@@ -344,6 +353,7 @@ impl World {
     pub fn reset_counters(&mut self) {
         self.machine.reset_counters();
         self.watch.restart(&self.machine);
+        self.requests.restart();
     }
 
     /// Records the next `limit` walks of each core.

@@ -13,7 +13,7 @@ use spin::{Mutex, MutexGuard};
 
 /// Whose processes they are. All members of a group have the same: nobody sees
 /// that a page was touched but the same user's processes of the same application.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Identity {
     /// The user.
     pub user: u32,
