@@ -19,6 +19,7 @@ pub mod reproduce;
 pub mod results;
 pub mod scenario;
 pub mod segments;
+pub mod shareable;
 pub mod sharing;
 pub mod soak;
 pub mod sweep;

@@ -4,6 +4,7 @@
 //! and where the model is off, the row shows by how much.
 
 pub mod passthrough;
+pub mod babelfish;
 pub mod ptemagnet;
 pub mod segments;
 

@@ -4,10 +4,12 @@
 use lab::System;
 use lab::experiment::{self, Experiment};
 use lab::world::World;
+use lab::{Outcome, containers::SharingCounts};
 use machine::input::*;
 use machine::profile::Profile;
 use paging::Va;
 use proptest::prelude::*;
+use std::ops::ControlFlow;
 
 const SYSTEMS: [&str; 14] = [
     "native+babelfish",
@@ -233,6 +235,8 @@ impl Script {
                 self.run(vec![], vec![Event::Exit { process }]);
             }
         }
+        let sharing = self.world.sharing().unwrap();
+        assert_eq!((sharing.shared_tables, sharing.links, sharing.mask_pages), (0, 0, 0), "left behind");
     }
 }
 
@@ -282,4 +286,106 @@ fn fork_write_unmap_and_exec_pass_under_every_system() {
         }
         script.end();
     }
+}
+
+/// Containers of a workload under systems, with the oracle.
+fn containers(spec: &str, systems: &[&str], accesses: u64) -> Vec<Outcome> {
+    let experiment = Experiment {
+        systems: systems.iter().map(|name| System::parse(name).unwrap()).collect(),
+        profile: Profile::builtin("babelfish-sim").unwrap(),
+        accesses: Some(accesses),
+        threads: 0,
+        ..experiment(systems[0])
+    };
+    let mut source = workloads::build(spec, 5).unwrap();
+    lab::experiment::run(&experiment, &mut *source, &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn sharing(outcome: &Outcome) -> SharingCounts {
+    outcome.sharing.expect("a system with BabelFish")
+}
+
+#[test]
+fn each_part_of_babelfish_shares_what_it_should() {
+    let systems = [
+        "native",
+        "native+babelfish",
+        "native+babelfish=tables",
+        "native+babelfish=tlb",
+        "native+babelfish=no-mask",
+    ];
+    let outcomes =
+        containers("mongodb:containers=6,cores=2,quantum=50000,dataset=16MiB", &systems, 3_000_000);
+    let [none, full, tables, tlb, no_mask] = outcomes.as_slice() else { panic!("five systems") };
+    let faults = |outcome: &Outcome| outcome.software.page_faults_in_all;
+    assert_eq!(none.sharing, None);
+    assert_eq!(none.tlb.shared_hits, 0);
+    // Tables save faults and memory, TLB entries misses; each by itself.
+    assert!(sharing(full).tables_linked > 0 && full.tlb.shared_hits > 0);
+    assert!(sharing(tables).tables_linked > 0 && tables.tlb.shared_hits == 0);
+    assert!(sharing(tlb).tables_linked == 0 && tlb.tlb.shared_hits > 0);
+    assert!(
+        faults(full) < faults(none) && faults(tables) < faults(none),
+        "{} {}",
+        faults(full),
+        faults(none)
+    );
+    assert_eq!(faults(tlb), faults(none));
+    assert!(full.tables.total() < none.tables.total() && tlb.tables.total() >= none.tables.total());
+    assert!(full.tlb.stlb_misses < tables.tlb.stlb_misses && tlb.tlb.stlb_misses < none.tlb.stlb_misses);
+    // Without masks, what anybody has written to in a block ends sharing there.
+    assert!(sharing(full).bits_set > 0 && sharing(full).mask_pages > 0);
+    assert!(sharing(no_mask).mask_pages == 0 && sharing(no_mask).blocks_unshared > 0);
+    assert!(no_mask.tlb.shared_hits < full.tlb.shared_hits);
+    // Requests, and start-ups of all six.
+    let requests = none.requests.unwrap();
+    assert!(requests.requests > 1000 && requests.starts_in_all == 6, "{requests:?}");
+    assert!(requests.mean > 0.0 && requests.median <= requests.tail && requests.tail <= requests.p99);
+    let shareable = none.shareable.unwrap();
+    assert!(shareable.shareable > shareable.entries / 3 && shareable.distinct < shareable.entries);
+}
+
+#[test]
+fn functions_come_and_go_forked_or_not() {
+    for start in ["fork", "exec"] {
+        let spec = format!("functions:containers=4,cores=2,quantum=100000,input=64KiB,start={start}");
+        for outcome in containers(&spec, &["native", "native+babelfish", "nested+babelfish"], 2_000_000) {
+            let requests = outcome.requests.unwrap();
+            assert!(
+                requests.starts > 10 && requests.requests > 10,
+                "{start}, {}: {requests:?}",
+                outcome.system
+            );
+            assert_eq!(
+                outcome.sharing.is_some_and(|s| s.tables_adopted > 0),
+                start == "fork" && outcome.sharing.is_some()
+            );
+        }
+    }
+}
+
+/// A mask has 32 bits. With more containers that write, a set falls back to private translations.
+#[test]
+fn more_writers_than_bits_pass_the_oracle() {
+    let spec = "httpd:containers=40,cores=2,quantum=20000,dataset=1MiB,start=fork";
+    let outcomes = containers(spec, &["native+babelfish", "nested+babelfish"], 2_000_000);
+    for outcome in &outcomes {
+        assert!(sharing(outcome).sets_unshared > 0, "{}: {:?}", outcome.system, outcome.sharing);
+        assert!(outcome.tlb.shared_hits > 0);
+    }
+}
+
+/// A group is one user's and one application's.
+#[test]
+fn a_process_of_another_program_is_refused_in_a_group() {
+    let other = ProcessSetup { name: "other".to_string(), ..image(Some(1)) };
+    let setup = Setup {
+        processes: vec![image(Some(1)), other],
+        threads: vec![ThreadSetup { process: 0 }],
+        ..Setup::default()
+    };
+    let experiment = experiment("native+babelfish");
+    let plan = experiment::plan(&experiment, experiment.systems[0], &setup).unwrap();
+    let error = World::new(plan, &setup).unwrap_err().to_string();
+    assert!(error.contains("creating process other") && error.contains("a group of its own"), "{error}");
 }

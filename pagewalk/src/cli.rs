@@ -131,6 +131,13 @@ pub enum Command {
         #[command(subcommand)]
         what: Attacked,
     },
+    /// Look at running processes: how many of their translations are identical, how many could be shared, and why
+    /// the others could not.
+    Shareable {
+        /// Their numbers; two or more of one program.
+        #[arg(required = true, value_name = "PID")]
+        pids: Vec<u32>,
+    },
     /// List what there is to choose from.
     List {
         /// Of what.
@@ -409,6 +416,35 @@ pub struct PassThroughArgs {
     pub warmup: u64,
 }
 
+/// What of BabelFish is reproduced.
+#[derive(Debug, Args)]
+pub struct BabelfishArgs {
+    /// Only these: `mongodb`, `arangodb`, `httpd`, `graphchi`, `fio`, `functions-dense`, `functions-sparse`.
+    #[arg(short, long, value_delimiter = ',')]
+    pub workloads: Vec<String>,
+    /// Cores: two containers on each, or three of functions.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=8))]
+    pub cores: u64,
+    /// Instructions of a container's turn; the paper's 10 ms are about 20M.
+    #[arg(long, value_parser = count, default_value = "2M")]
+    pub quantum: u64,
+    /// Accesses that are counted, of each workload (suffixes k, M, G).
+    #[arg(short = 'n', long, value_parser = count, default_value = "40M")]
+    pub accesses: u64,
+    /// Accesses before that.
+    #[arg(long, value_parser = count, default_value = "40M")]
+    pub warmup: u64,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Check every access against the oracle.
+    #[arg(long)]
+    pub verify: bool,
+    /// Also one layout a group, shared first-level TLBs, huge pages, and VMs.
+    #[arg(long)]
+    pub beyond: bool,
+}
+
 /// What can be reproduced.
 #[derive(Debug, Subcommand)]
 pub enum Reproduced {
@@ -417,6 +453,8 @@ pub enum Reproduced {
     /// PTEMagnet: benchmarks in a VM alone, with a heavy co-runner and with a mix, without
     /// reservations and with them.
     Ptemagnet(PteMagnetArgs),
+    /// BabelFish: containers of one image on shared cores, with and without shared translations.
+    Babelfish(BabelfishArgs),
     /// Mitosis: programs whose page tables are remote, and on four sockets, with copies and without.
     ///
     /// Figures: `migration` (6, 10a), `migration-thp` (10b), `sockets` (9).

@@ -13,6 +13,7 @@ mod progress;
 mod report;
 mod reproduce;
 mod segments;
+mod shareable;
 mod shells;
 mod soak;
 mod sweep;
@@ -74,6 +75,7 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Record(args)) => live::record(&args, output),
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),
         Some(Command::Snapshot { pid, output: file }) => done(traces::snapshot(pid, file.as_deref(), output)),
+        Some(Command::Shareable { pids }) => done(shareable::shareable(&pids, output)),
         Some(Command::Reproduce { what, html }) => done(reproduce(what, html.as_deref(), output)),
         Some(Command::Advise(args)) => done(advise::advise(&args, output)),
         Some(Command::Matrix(args)) => done(soak::matrix(&args, output)),
@@ -99,6 +101,7 @@ fn reproduce(what: Reproduced, html: Option<&Path>, output: Output) -> Result<()
         Reproduced::TlbCurve { columns } => reproduce::curve(&columns, html, output),
         Reproduced::Ptemagnet(args) => reproduce::ptemagnet(&args, html, output),
         Reproduced::Passthrough(args) => passthrough::reproduce(&args, html, output),
+        Reproduced::Babelfish(args) => reproduce::babelfish(&args, html, output),
     }
 }
 

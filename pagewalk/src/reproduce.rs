@@ -1,7 +1,9 @@
 //! Measured numbers beside ours.
 
+mod babelfish;
 mod ptemagnet;
 
+pub use babelfish::babelfish;
 pub use ptemagnet::ptemagnet;
 
 use crate::cli::Output;

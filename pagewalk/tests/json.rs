@@ -17,11 +17,17 @@ struct Field {
 }
 
 /// What commands print: title, file and name of the type, files of the types in it.
-const PRINTED: [(&str, &str, &[&str]); 10] = [
+const PRINTED: [(&str, &str, &[&str]); 12] = [
     (
         "`run`, `compare`: a list, an element a system",
         "Outcome",
-        &["lab/src/outcome.rs", "lab/src/segments.rs", "lab/src/passthrough.rs", "lab/src/world/dump.rs"],
+        &[
+            "lab/src/outcome.rs",
+            "lab/src/segments.rs",
+            "lab/src/passthrough.rs",
+            "lab/src/containers.rs",
+            "lab/src/world/dump.rs",
+        ],
     ),
     ("`explain`: `cold` and `warm` of an element", "WalkView", &["lab/src/look/view.rs"]),
     ("`trace info`", "Info", &["trace/src/summary/mod.rs", "trace/src/source.rs"]),
@@ -44,6 +50,12 @@ const PRINTED: [(&str, &str, &[&str]); 10] = [
         "Report",
         &["lab/src/reproduce/ptemagnet.rs", "lab/src/reproduce/ptemagnet/fault.rs", "lab/src/outcome.rs"],
     ),
+    (
+        "`reproduce babelfish`: `outcomes` and `larger` are outcomes as of `run`",
+        "Report",
+        &["lab/src/reproduce/babelfish.rs"],
+    ),
+    ("`shareable`", "Report", &["lab/src/shareable.rs"]),
     ("`reproduce direct-segments`", "Report", &["pagewalk/src/segments.rs", "lab/src/reproduce/segments.rs"]),
 ];
 

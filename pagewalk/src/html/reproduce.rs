@@ -2,6 +2,7 @@
 
 use super::{Chart, Document, Mark, Part, Table, rounded};
 use lab::figures::{Cell, Figure};
+use lab::reproduce::babelfish;
 use lab::reproduce::ptemagnet::{Company, Measured, Report};
 use lab::reproduce::segments::ClassReport;
 use lab::reproduce::{CurvePoint, Row};
@@ -244,5 +245,34 @@ pub fn segments(classes: &[ClassReport], text: &str) -> Document {
         }
     };
     document.about("source", "Efficient Memory Virtualization (Gandhi, Basu, Hill, Swift; MICRO 2014)");
+    document
+}
+
+/// `reproduce babelfish`.
+pub fn babelfish(report: &babelfish::Report, text: &str) -> Document {
+    let mut document = Document::new(
+        format!("BabelFish on {}", report.machine),
+        "What shared TLB entries and tables change for containers of one image.".to_string(),
+    );
+    let mut time = Chart::new(Mark::Dots, "Change of time", &["percent", "workload", "system"]);
+    time.labels = ("percent, against no sharing: of the mean request, or of all cycles".to_string(), String::new());
+    let mut misses =
+        Chart::new(Mark::Dots, "STLB misses", &["per thousand instructions", "workload", "system", "of"]);
+    misses.facet = Some("of");
+    for row in &report.rows {
+        let larger = (format!("native, STLB of {}", report.stlb[1]), &row.larger);
+        let systems = row.outcomes.iter().map(|outcome| (outcome.system.clone(), outcome));
+        for (system, outcome) in systems.chain([larger]) {
+            time.row(vec![rounded(100.0 * row.change(outcome)), json!(row.workload), json!(system)]);
+            for (of, misses_per) in ["data", "instructions"].into_iter().zip(babelfish::mpki(outcome)) {
+                misses.row(vec![rounded(misses_per), json!(row.workload), json!(system), json!(of)]);
+            }
+        }
+    }
+    document.section("time", "What sharing changes", &[], vec![Part::Chart(time)]);
+    document.section("misses", "What misses remain", &[], vec![Part::Chart(misses)]);
+    let printed = Part::Verbatim { title: "All of it as text".to_string(), text: text.to_string() };
+    document.section("text", "Beside the paper", &[], vec![printed]);
+    document.about("source", "BabelFish (Skarlatos, Darbaz, Gopireddy, Kim, Torrellas; ISCA 2020)");
     document
 }

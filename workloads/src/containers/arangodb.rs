@@ -97,7 +97,8 @@ impl Application for ArangoDb {
     }
 
     fn boot(&mut self, w: &mut Worker<'_>) {
-        w.calls(2000);
+        w.calls(10, 2000);
+        w.fill_heap(48 << 20);
         // The index: a part of it, one document in 64; the rest of the time of a long start is not
         // translation's.
         for document in (0..self.documents).step_by(64) {
@@ -111,7 +112,7 @@ impl Application for ArangoDb {
             self.grown.resize(member + 1, (0, 0));
         }
         // HTTP, JSON and the handler in V8: objects one after the other in the young generation.
-        w.calls(70);
+        w.calls(11, 500);
         let (young, appended) = &mut self.grown[member];
         let objects = 2048;
         w.lines(Kind::Write, self.young.start + *young % self.young.len, objects);
@@ -132,7 +133,7 @@ impl Application for ArangoDb {
             w.lines(Kind::Write, journal & !7, DOCUMENT);
             w.write(slot);
         }
-        w.calls(50);
+        w.calls(12, 400);
         Piece::Request
     }
 }

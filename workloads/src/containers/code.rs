@@ -1,10 +1,11 @@
 //! Where a program's instructions are: fetches, a cache line each, of functions that call each other.
 //!
-//! Server software runs through hundreds of kilobytes to megabytes of code for a request, most of it
-//! in some functions and the rest thinly spread (Ferdman et al., "Clearing the Clouds", ASPLOS 2012;
-//! Kanev et al., "Profiling a Warehouse-Scale Computer", ISCA 2015). So a request's calls are drawn from Zipf's law over all functions,
-//! and these are scattered over the text. How steep the law is (0.9) and how long a function's run (1 to 6
-//! lines) are estimates, the same for all programs.
+//! A request of a kind takes nearly the same way through a program each time: hundreds of kilobytes to megabytes of
+//! code in servers (Ferdman et al., "Clearing the Clouds", ASPLOS 2012; Kanev et al., "Profiling a Warehouse-Scale
+//! Computer", ISCA 2015), little of it in loops. So a stage of the work calls a fixed sequence of functions that are
+//! scattered over the text, and one call in 32 goes to another one, drawn from Zipf's law over all.
+//! How many calls a stage has, how long a function's run is (1 to 6 lines) and how often its lines are run
+//! (four times, so 40 instructions for each line) are estimates, the same for all programs.
 
 use machine::input::{Access, Kind};
 
@@ -14,8 +15,10 @@ use crate::skew::Zipf;
 
 /// Bytes of text for a function, its constants included.
 const FUNCTION: u64 = 1024;
-/// Instructions in a line of 64 bytes that are run, of about 16.
-const PER_LINE: u16 = 10;
+/// Instructions in a line of 64 bytes that are run, of about 16, and run four times.
+const PER_LINE: u16 = 40;
+/// Of so many calls, one leaves the way.
+const ELSEWHERE: u64 = 32;
 
 /// The code of an image.
 #[derive(Debug)]
@@ -59,10 +62,20 @@ impl Code {
         out.extend((0..lines).map(|line| Access::new(start + line * 64, Kind::Fetch, thread, PER_LINE)));
     }
 
-    /// Calls a function of the program, whichever the law draws.
-    pub(crate) fn call(&self, random: &mut Generator, thread: u16, out: &mut Vec<Access>) {
-        let function = self.places.at(self.law.draw(random));
-        self.run(function, thread, out);
+    /// Call `number` of a stage of the work.
+    pub(crate) fn call(
+        &self,
+        stage: u64,
+        number: u64,
+        random: &mut Generator,
+        thread: u16,
+        out: &mut Vec<Access>,
+    ) {
+        let function = match random.below(ELSEWHERE) {
+            0 => self.law.draw(random),
+            _ => hash(self.seed ^ stage << 32, number) % self.functions,
+        };
+        self.run(self.places.at(function), thread, out);
     }
 
     /// Calls a function of one module, for work that has one small loop (`number` chooses which).

@@ -55,12 +55,12 @@ impl Application for Fio {
     }
 
     fn boot(&mut self, w: &mut Worker<'_>) {
-        w.calls(400);
+        w.calls(10, 400);
         w.lines(Kind::Write, self.buffer.start, self.buffer.len.min(64 << 10));
     }
 
     fn serve(&mut self, _member: usize, w: &mut Worker<'_>) -> Piece {
-        w.calls(10);
+        w.calls(11, 10);
         let at = self.file.start + w.random.below(self.file.len / self.block) * self.block;
         let buffer = self.buffer.start + w.random.below(16) * self.block;
         let (from, to) = if w.random.below(100) < 70 { (at, buffer) } else { (buffer, at) };
@@ -68,7 +68,7 @@ impl Application for Fio {
             w.read(from + line);
             w.write(to + line);
         }
-        w.calls(6);
+        w.calls(12, 6);
         Piece::Request
     }
 }

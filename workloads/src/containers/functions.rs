@@ -100,7 +100,7 @@ impl Application for Functions {
 
     fn boot(&mut self, w: &mut Worker<'_>) {
         // The watchdog starts, reads its environment, and waits for a request.
-        w.calls(250);
+        w.calls(10, 1000);
     }
 
     fn serve(&mut self, member: usize, w: &mut Worker<'_>) -> Piece {
@@ -114,7 +114,7 @@ impl Application for Functions {
         });
         let read = self.read[member];
         if read == 0 {
-            w.calls(30);
+            w.calls(11, 100);
         }
         w.code.call_in(0, function as u64, w.thread, w.out);
         let end = (read + PIECE * 64).min(self.bytes);
@@ -137,7 +137,7 @@ impl Application for Functions {
             return Piece::Part;
         }
         self.read[member] = 0;
-        w.calls(20);
+        w.calls(12, 60);
         Piece::Request
     }
 }

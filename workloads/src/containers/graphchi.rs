@@ -73,7 +73,7 @@ impl Application for GraphChi {
     }
 
     fn boot(&mut self, w: &mut Worker<'_>) {
-        w.calls(300);
+        w.calls(10, 300);
     }
 
     fn serve(&mut self, member: usize, w: &mut Worker<'_>) -> Piece {
@@ -100,7 +100,7 @@ impl Application for GraphChi {
             w.lines(Kind::Write, self.values.start + vertex * DEGREE * 4 & !7, DEGREE * 4);
         }
         if w.random.below(32) == 0 {
-            w.calls(2);
+            w.calls(11, 8);
         }
         let end = first + PIECE;
         self.next[member] = if end >= self.vertices { 0 } else { end };

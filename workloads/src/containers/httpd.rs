@@ -94,7 +94,8 @@ impl Application for Httpd {
 
     fn boot(&mut self, w: &mut Worker<'_>) {
         // The configuration, twice, and the modules' hooks.
-        w.calls(800);
+        w.calls(10, 800);
+        w.fill_heap(3 << 20);
         w.lines(Kind::Write, self.pool.start, 64 << 10);
     }
 
@@ -106,10 +107,10 @@ impl Application for Httpd {
         let bytes = 100 + hash(self.seed, document) % (LARGEST - 100);
         // The request's pool begins anew each time.
         w.lines(Kind::Write, self.pool.start + 4096, 512);
-        w.calls(45);
+        w.calls(11, 250);
         w.lines(Kind::Write, self.pool.start + 8192, 2048);
         w.lines(Kind::Read, self.documents.start + document * LARGEST & !7, bytes);
-        w.calls(25);
+        w.calls(12, 150);
         let log = &mut self.log[member];
         w.lines(Kind::Write, self.pool.start + POOL / 2 + *log % 4096, 120);
         *log += 120;

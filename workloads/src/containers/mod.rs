@@ -126,10 +126,10 @@ impl Worker<'_> {
         let lines = (va & !63..va + len.max(1)).step_by(64);
         self.out.extend(lines.map(|line| Access::new(line.max(va) & !7, kind, thread, 8)));
     }
-    /// Calls functions, each with a frame on the stack and something of the heap.
-    fn calls(&mut self, calls: u64) {
+    /// A stage of the work: calls of functions, each with a frame on the stack and something of the heap.
+    fn calls(&mut self, stage: u64, calls: u64) {
         for call in 0..calls {
-            self.code.call(self.random, self.thread, self.out);
+            self.code.call(stage, call, self.random, self.thread, self.out);
             // Frames of the innermost two pages.
             let frame = self.stack.start + self.stack.len - 4096 - self.random.below(64) * 128;
             self.write(frame & !7);
@@ -138,12 +138,18 @@ impl Worker<'_> {
             }
         }
     }
-    /// An object of the heap: most of them young, in few pages.
+    /// Touches the first `bytes` of the heap, as a program does that builds its tables when it starts.
+    fn fill_heap(&mut self, bytes: u64) {
+        for page in 0..(bytes / 4096).min(self.heap.pages()) {
+            self.lines(Kind::Write, self.heap.start + page * 4096, 256);
+        }
+    }
+    /// An object of the heap: most of them young, in few pages that are used again and again.
     fn heap(&mut self) {
         let pages = self.heap.pages();
-        let page = match self.random.below(8) {
+        let page = match self.random.below(64) {
             0 => self.random.below(pages),
-            _ => self.random.below(pages.min(1 + pages / 32)),
+            _ => self.random.below(pages.min(64)),
         };
         let va = self.heap.start + page * 4096 + self.random.below(512) * 8;
         if Code::chance(self.random, 96) { self.write(va) } else { self.read(va) }
@@ -292,7 +298,7 @@ impl<A: Application> Containers<A> {
             // The daemon gets the request to start something.
             let daemon = daemon();
             (worker.stack, worker.heap) = (daemon.stack, daemon.heap);
-            worker.calls(200);
+            worker.calls(1, 200);
             member.booted = true;
         } else if member.loaded < modules {
             // The zygote's threads load a share of the modules each.
@@ -303,12 +309,12 @@ impl<A: Application> Containers<A> {
                 load(module, &mut worker);
             }
             member.loaded += 1;
-            worker.calls(2);
+            worker.calls(2, 2);
         } else if !member.booted {
             if at == 0 || !first {
                 self.application.boot(&mut worker);
             }
-            worker.calls(4);
+            worker.calls(3, 4);
             member.booted = true;
             if !first {
                 member.events.push(Event::Request { thread: member.thread });

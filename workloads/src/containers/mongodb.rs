@@ -98,17 +98,18 @@ impl Application for MongoDb {
     }
 
     fn boot(&mut self, w: &mut Worker<'_>) {
-        // Options, storage engine, listening; the root of the index.
-        w.calls(1500);
+        // Options, storage engine, listening; the root of the index. Its own memory when it is idle, less files.
+        w.calls(10, 1500);
+        w.fill_heap(24 << 20);
         w.lines(Kind::Read, self.levels[0].0, BUCKET);
         w.lines(Kind::Write, self.buffers.start, BUFFER);
     }
 
     fn serve(&mut self, _member: usize, w: &mut Worker<'_>) -> Piece {
         let buffer = self.buffers.start + w.random.below(CLIENTS) * 2 * BUFFER;
-        w.calls(12);
+        w.calls(11, 90);
         w.lines(Kind::Write, buffer, 128);
-        w.calls(40);
+        w.calls(12, 300);
         let record = self.places.at(self.law.draw(w.random));
         for (level, &(start, buckets)) in self.levels.iter().enumerate() {
             let below = FANOUT.pow((self.levels.len() - 1 - level) as u32);
@@ -125,7 +126,7 @@ impl Application for MongoDb {
             }
             w.follow(bucket + BUCKET - 32 - wanted * 24);
         }
-        w.calls(8);
+        w.calls(13, 60);
         let at = self.data.start + record * RECORD;
         if w.random.below(1024) < self.gets {
             w.lines(Kind::Read, at, RECORD);
@@ -135,7 +136,7 @@ impl Application for MongoDb {
             let field = w.random.below(10);
             w.lines(Kind::Write, at + 16 + 100 * field, 100);
         }
-        w.calls(20);
+        w.calls(14, 150);
         Piece::Request
     }
 }

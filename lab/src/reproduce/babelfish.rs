@@ -1,0 +1,219 @@
+//! BabelFish's set-up: two containers a core of each server and each compute program, three a core of functions,
+//! on the paper's simulated machine: without sharing, with it, with each of its parts, and with an STLB made larger by
+//! as many bits as BabelFish adds.
+
+use crate::experiment::{self, Experiment, ExperimentError, Progress};
+use crate::outcome::{Outcome, ratio};
+use crate::system::System;
+use machine::input::{Source, SourceError};
+use machine::profile::{Profile, Ways};
+pub use mechanisms::babelfish::cost;
+use serde::Serialize;
+use std::ops::ControlFlow;
+
+/// What a workload's result is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// Mean and tail latency of requests.
+    Serving,
+    /// Execution time.
+    Compute,
+    /// Bring-up, and execution time of a request.
+    Functions,
+}
+
+/// Workloads: name, class, what is built (`{}`: parameters of all), and (warm-up, counted) accesses at full
+/// length, in millions.
+pub const WORKLOADS: [(&str, Class, &str); 7] = [
+    ("mongodb", Class::Serving, "mongodb:{}"),
+    ("arangodb", Class::Serving, "arangodb:{}"),
+    ("httpd", Class::Serving, "httpd:{}"),
+    ("graphchi", Class::Compute, "graphchi:{}"),
+    ("fio", Class::Compute, "fio:{}"),
+    ("functions-dense", Class::Functions, "functions:pattern=dense,{}"),
+    ("functions-sparse", Class::Functions, "functions:pattern=sparse,{}"),
+];
+
+/// The machine.
+pub const MACHINE: &str = "babelfish-sim";
+/// The baseline, BabelFish, and its parts.
+pub const SYSTEMS: [&str; 5] = [
+    "native",
+    "native+babelfish",
+    "native+babelfish=tlb",
+    "native+babelfish=tables",
+    "native+babelfish=no-mask",
+];
+/// Beyond the paper: one layout a group with shared first-level TLBs, huge pages, and VMs.
+pub const BEYOND: [&str; 7] = [
+    "native+babelfish+aslr=software",
+    "native+babelfish+aslr=software+share-l1",
+    "native-thp",
+    "native-thp+babelfish",
+    "nested",
+    "nested+babelfish",
+    "nested-thp-thp+babelfish",
+];
+/// Bits of a conventional STLB entry: page number 36, frame 36, PCID 12, rights and size 8.
+pub const ENTRY_BITS: u32 = 92;
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Only these workloads; all if empty.
+    pub workloads: Vec<String>,
+    /// Cores; two containers on each, or three of functions.
+    pub cores: u64,
+    /// Instructions of a turn.
+    pub quantum: u64,
+    /// Accesses counted, for each workload.
+    pub accesses: u64,
+    /// Accesses before.
+    pub warmup: u64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Check every access.
+    pub verify: bool,
+    /// Also [`BEYOND`].
+    pub beyond: bool,
+}
+
+/// A workload's results.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub workload: String,
+    /// What its result is.
+    pub class: Class,
+    /// By system: [`SYSTEMS`], then [`BEYOND`] if they were asked for.
+    pub outcomes: Vec<Outcome>,
+    /// The baseline with the larger STLB.
+    pub larger: Outcome,
+}
+
+impl Row {
+    /// The result of a system.
+    pub fn of(&self, system: &str) -> Option<&Outcome> {
+        self.outcomes.iter().find(|outcome| outcome.system == system)
+    }
+    /// What a result's time is: the mean request, or all cycles.
+    pub fn time(&self, outcome: &Outcome) -> f64 {
+        match (self.class, &outcome.requests) {
+            (Class::Serving | Class::Functions, Some(requests)) => requests.mean,
+            _ => outcome.cycles as f64,
+        }
+    }
+    /// The change of the time from the baseline, as a share.
+    pub fn change(&self, outcome: &Outcome) -> f64 {
+        self.of(SYSTEMS[0]).map_or(0.0, |base| change(self.time(base), self.time(outcome)))
+    }
+}
+
+/// The change from `a` to `b`, as a share of `a`.
+pub fn change(a: f64, b: f64) -> f64 {
+    if a == 0.0 { 0.0 } else { b / a - 1.0 }
+}
+
+/// Second-level TLB misses per thousand instructions: of data, and of instructions.
+pub fn mpki(outcome: &Outcome) -> [f64; 2] {
+    let fetches = outcome.tlb.stlb_fetch_misses;
+    [outcome.tlb.stlb_misses - fetches, fetches].map(|misses| 1000.0 * ratio(misses, outcome.instructions))
+}
+
+/// Of the hits of the second-level TLB, those on an entry that another process brought in.
+pub fn shared_hits(outcome: &Outcome) -> f64 {
+    ratio(outcome.tlb.shared_hits, outcome.tlb.l1_misses - outcome.tlb.stlb_misses)
+}
+
+/// What came out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// The machine's title.
+    pub machine: String,
+    /// Entries of the STLB, and of the one made larger by as many bits.
+    pub stlb: [u64; 2],
+    /// A row for each workload.
+    pub rows: Vec<Row>,
+}
+
+/// The machine with an STLB that has the bits which BabelFish adds as entries, in as many sets.
+fn larger(mut profile: Profile) -> Profile {
+    for array in &mut profile.tlb.stlb.array {
+        let entries = cost::entries_for_the_bits(array.entries as u32, ENTRY_BITS, cost::TAG_BITS);
+        if let Ways::Number(ways) = array.ways {
+            let sets = array.entries / ways;
+            let wider = u64::from(entries) / sets;
+            (array.entries, array.ways) = (wider * sets, Ways::Number(wider));
+        }
+    }
+    profile
+}
+
+fn wrong(what: &str, reason: impl std::fmt::Display) -> ExperimentError {
+    ExperimentError::Source(SourceError { what: what.to_string(), reason: reason.to_string(), hint: None })
+}
+
+/// Runs it. `progress` counts accesses of all runs.
+///
+/// # Errors
+/// If a workload is not known or a run fails.
+pub fn run(
+    choice: &Choice,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report, ExperimentError> {
+    let known = WORKLOADS.map(|(name, ..)| name);
+    if let Some(name) = choice.workloads.iter().find(|name| !known.contains(&name.as_str())) {
+        return Err(wrong(name, format!("not one of the paper's workloads: {}", known.join(", "))));
+    }
+    let chosen: Vec<_> = WORKLOADS
+        .iter()
+        .filter(|(name, ..)| choice.workloads.is_empty() || choice.workloads.iter().any(|n| n == name))
+        .collect();
+    let profile = Profile::builtin(MACHINE).map_err(|error| wrong(MACHINE, error))?;
+    let wide = larger(profile.clone());
+    let stlb = [&profile, &wide].map(|p| p.tlb.stlb.array.first().map_or(0, |array| array.entries));
+    let machine = profile.title.clone();
+    let mut names = SYSTEMS.to_vec();
+    if choice.beyond {
+        names.extend(BEYOND);
+    }
+    let systems: Vec<System> = names
+        .iter()
+        .map(|name| System::parse(name).map_err(|error| wrong(name, error)))
+        .collect::<Result<_, _>>()?;
+    let each = choice.warmup + choice.accesses;
+    let total = 2 * each * chosen.len() as u64;
+    let mut rows = Vec::new();
+    for (at, (name, class, spec)) in chosen.into_iter().enumerate() {
+        let containers = if *class == Class::Functions { 3 } else { 2 } * choice.cores;
+        let parameters = format!("containers={containers},cores={},quantum={}", choice.cores, choice.quantum);
+        let spec = spec.replace("{}", &parameters);
+        let mut part = 2 * at as u64;
+        let mut measure = |systems: &[System], profile: &Profile| {
+            let mut source: Box<dyn Source + Send> =
+                workloads::build(&spec, choice.seed).map_err(|error| wrong(&spec, error))?;
+            let experiment = Experiment {
+                systems: systems.to_vec(),
+                profile: profile.clone(),
+                warmup: choice.warmup,
+                accesses: Some(choice.accesses),
+                seed: choice.seed,
+                verify: choice.verify,
+                layout: None,
+                threads: 0,
+                dump_tables: None,
+            };
+            let before = part * each;
+            part += 1;
+            experiment::run(&experiment, &mut *source, &mut |p| {
+                progress(Progress { accesses: before + p.accesses, total: Some(total), ..p })
+            })
+        };
+        let outcomes = measure(&systems, &profile)?;
+        let base = measure(&systems[..1], &wide)?;
+        let larger = base.into_iter().next().ok_or_else(|| wrong(name, "nothing came out"))?;
+        rows.push(Row { workload: (*name).to_string(), class: *class, outcomes, larger });
+    }
+    Ok(Report { machine, stlb, rows })
+}
