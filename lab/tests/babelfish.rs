@@ -330,7 +330,8 @@ fn each_part_of_babelfish_shares_what_it_should() {
         faults(full),
         faults(none)
     );
-    assert_eq!(faults(tlb), faults(none));
+    // (An access that another's TLB entry serves takes no fault either.)
+    assert!(faults(tables) < faults(tlb) && faults(tlb) <= faults(none));
     assert!(full.tables.total() < none.tables.total() && tlb.tables.total() >= none.tables.total());
     assert!(full.tlb.stlb_misses < tables.tlb.stlb_misses && tlb.tlb.stlb_misses < none.tlb.stlb_misses);
     // Without masks, what anybody has written to in a block ends sharing there.
@@ -356,10 +357,8 @@ fn functions_come_and_go_forked_or_not() {
                 "{start}, {}: {requests:?}",
                 outcome.system
             );
-            assert_eq!(
-                outcome.sharing.is_some_and(|s| s.tables_adopted > 0),
-                start == "fork" && outcome.sharing.is_some()
-            );
+            // Docker's daemon forks, too.
+            assert!(outcome.sharing.is_none_or(|s| s.tables_adopted > 0), "{start}");
         }
     }
 }

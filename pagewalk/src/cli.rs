@@ -429,10 +429,10 @@ pub struct BabelfishArgs {
     #[arg(long, value_parser = count, default_value = "2M")]
     pub quantum: u64,
     /// Accesses that are counted, of each workload (suffixes k, M, G).
-    #[arg(short = 'n', long, value_parser = count, default_value = "40M")]
+    #[arg(short = 'n', long, value_parser = count, default_value = "8M")]
     pub accesses: u64,
     /// Accesses before that.
-    #[arg(long, value_parser = count, default_value = "40M")]
+    #[arg(long, value_parser = count, default_value = "8M")]
     pub warmup: u64,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]

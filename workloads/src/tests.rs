@@ -65,12 +65,12 @@ const GOLDEN: &[(&str, u64, u64)] = &[
     ("growkv", 0x9a29131e8d346b3b, 0x798a8fe27f5e10f6),
     ("churn", 0x825b4b4a2205399e, 0x4637d7618d36214d),
     ("inference", 0x2c4786a281c1f699, 0x5141e70b78ec4dfe),
-    ("mongodb", 0x89db5041b1c5d2e8, 0xd209092f7fb220c3),
-    ("arangodb", 0x89db5041b1c5d2e8, 0x57e5524a70f5c956),
-    ("httpd", 0x89db5041b1c5d2e8, 0xc908eccbb4876d9e),
-    ("graphchi", 0x89db5041b1c5d2e8, 0xd3ae0f728d6aeb6c),
-    ("fio", 0x89db5041b1c5d2e8, 0x9ec1332e88866ea5),
-    ("functions", 0x89db5041b1c5d2e8, 0x6c401cb356a018be),
+    ("mongodb", 0xb615acdde56d873a, 0x7aeb136cd932e0a5),
+    ("arangodb", 0xb615acdde56d873a, 0xaa6e46c523077368),
+    ("httpd", 0xb615acdde56d873a, 0x619d93c5336180fd),
+    ("graphchi", 0xb615acdde56d873a, 0x5675d3dd267c9cab),
+    ("fio", 0xb615acdde56d873a, 0xa9e1679b31c82f75),
+    ("functions", 0xb615acdde56d873a, 0xfbaa83d0c5ea1f86),
 ];
 
 #[test]

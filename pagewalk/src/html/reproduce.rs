@@ -255,7 +255,8 @@ pub fn babelfish(report: &babelfish::Report, text: &str) -> Document {
         "What shared TLB entries and tables change for containers of one image.".to_string(),
     );
     let mut time = Chart::new(Mark::Dots, "Change of time", &["percent", "workload", "system"]);
-    time.labels = ("percent, against no sharing: of the mean request, or of all cycles".to_string(), String::new());
+    time.labels =
+        ("percent, against no sharing: of the mean request, or of all cycles".to_string(), String::new());
     let mut misses =
         Chart::new(Mark::Dots, "STLB misses", &["per thousand instructions", "workload", "system", "of"]);
     misses.facet = Some("of");

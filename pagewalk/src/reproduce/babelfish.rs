@@ -87,13 +87,15 @@ fn text(report: &Report, choice: &Choice) -> String {
         ["", "requests", "mean", "", "95 of 100", "", "bring-up", ""],
         report.rows.iter().filter_map(|row| {
             let (base, with) = (requests(row.of(SYSTEMS[0])?), requests(row.of(SYSTEMS[1])?));
+            let served = base.requests > 0;
+            let of_requests = |text: String| if served { text } else { "-".to_string() };
             Some(vec![
                 row.workload.clone(),
                 thousands(base.requests),
-                thousands(base.mean as u64),
-                percent(change(base.mean, with.mean)),
-                thousands(base.tail),
-                percent(change(base.tail as f64, with.tail as f64)),
+                of_requests(thousands(base.mean as u64)),
+                of_requests(percent(change(base.mean, with.mean))),
+                of_requests(thousands(base.tail)),
+                of_requests(percent(change(base.tail as f64, with.tail as f64))),
                 thousands(start(&base) as u64),
                 percent(change(start(&base), start(&with))),
             ])
@@ -261,23 +263,17 @@ fn beside(report: &Report) -> String {
         signed(one("mongodb", &|_, base, with| change(mpki(base)[1], mpki(with)[1]))),
         "recalled, low trust",
     );
-    let part = |class| {
-        mean(report, class, |row, _, with| {
-            let tlb = row.of(SYSTEMS[2])?;
-            let all = row.change(with);
-            (all < 0.0).then(|| row.change(tlb) / all)
-        })
-    };
+    let alone = |class| mean(report, class, |row, _, _| Some(row.change(row.of(SYSTEMS[2])?)));
     row(
-        "part of the gain by the TLB, serving",
-        "0.6",
-        part(Class::Serving).map_or("-".into(), |x| format!("{x:.2}")),
+        "serving, TLB entries alone",
+        "0.6 of the gain",
+        signed(alone(Class::Serving)),
         "recalled, low trust",
     );
     row(
-        "part of the gain by the TLB, compute",
-        "0.2",
-        part(Class::Compute).map_or("-".into(), |x| format!("{x:.2}")),
+        "compute, TLB entries alone",
+        "0.2 of the gain",
+        signed(alone(Class::Compute)),
         "recalled, low trust",
     );
     let larger = mean(report, Class::Serving, |row, _, _| Some(row.change(&row.larger)));
