@@ -215,7 +215,7 @@ fn group(user: u32, program: String, members: &[&Look]) -> Group {
         }
     }
     // Where each member maps pages of files: at an address with these rights.
-    let mut maps: HashMap<(u64, u64, u8), Vec<(usize, u64, u64)>> = HashMap::default();
+    let mut maps: HashMap<_, Vec<(usize, u64, u64)>> = HashMap::default();
     for (at, member) in members.iter().enumerate() {
         for line in
             member.snapshot.mappings.iter().map(|mapping| &mapping.line).filter(|line| line.inode != 0)

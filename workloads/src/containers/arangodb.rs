@@ -102,7 +102,7 @@ impl Application for ArangoDb {
         // The index: a part of it, one document in 64; the rest of the time of a long start is not
         // translation's.
         for document in (0..self.documents).step_by(64) {
-            w.read(self.data.start + document * DOCUMENT & !7);
+            w.read((self.data.start + document * DOCUMENT) & !7);
             w.write(self.slot(document));
         }
     }

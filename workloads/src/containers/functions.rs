@@ -129,7 +129,7 @@ impl Application for Functions {
                 Function::Hash => {}
                 // A token for each 16 characters: a pointer and a length.
                 Function::Parse => w.lines(Kind::Write, self.output.start + at / 2, 32),
-                Function::Marshal => w.lines(Kind::Write, self.output.start + at / 2 & !7, 24),
+                Function::Marshal => w.lines(Kind::Write, (self.output.start + at / 2) & !7, 24),
             }
         }
         if end < self.bytes {

@@ -87,17 +87,17 @@ impl Application for GraphChi {
         for vertex in first..(first + PIECE).min(self.vertices) {
             w.code.call_in(0, vertex / 4096, w.thread, w.out);
             w.read(self.degrees.start + vertex * 8);
-            w.lines(Kind::Read, self.shards.start + vertex * DEGREE * 4 & !7, DEGREE * 4);
+            w.lines(Kind::Read, (self.shards.start + vertex * DEGREE * 4) & !7, DEGREE * 4);
             // Values in come from the windows of the interval, those out follow each other.
             let interval = self.values.len / INTERVALS;
             for edge in 0..DEGREE {
                 let window = hash(self.seed, vertex * DEGREE + edge);
                 let at = (vertex * DEGREE * 4 + (window % INTERVALS) * interval + window / 64 % 0x4000)
                     % self.values.len;
-                w.read(self.values.start + at & !7);
+                w.read((self.values.start + at) & !7);
             }
             w.write(self.own.start + vertex * 8);
-            w.lines(Kind::Write, self.values.start + vertex * DEGREE * 4 & !7, DEGREE * 4);
+            w.lines(Kind::Write, (self.values.start + vertex * DEGREE * 4) & !7, DEGREE * 4);
         }
         if w.random.below(32) == 0 {
             w.calls(11, 8);

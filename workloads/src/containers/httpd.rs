@@ -109,7 +109,7 @@ impl Application for Httpd {
         w.lines(Kind::Write, self.pool.start + 4096, 512);
         w.calls(11, 250);
         w.lines(Kind::Write, self.pool.start + 8192, 2048);
-        w.lines(Kind::Read, self.documents.start + document * LARGEST & !7, bytes);
+        w.lines(Kind::Read, (self.documents.start + document * LARGEST) & !7, bytes);
         w.calls(12, 150);
         let log = &mut self.log[member];
         w.lines(Kind::Write, self.pool.start + POOL / 2 + *log % 4096, 120);
