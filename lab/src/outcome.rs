@@ -1,7 +1,7 @@
 //! What an experiment found, as data: the same for people and for programs.
 
-use crate::passthrough::PassThroughOutcome;
 use crate::containers::{RequestCounts, Shareable, SharingCounts};
+use crate::passthrough::PassThroughOutcome;
 use crate::segments::SegmentOutcome;
 use crate::world::TableDump;
 use machine::metrics::{Counters, Served};

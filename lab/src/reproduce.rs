@@ -3,8 +3,8 @@
 //! A row never decides a parameter: profiles are made of facts about hardware,
 //! and where the model is off, the row shows by how much.
 
-pub mod passthrough;
 pub mod babelfish;
+pub mod passthrough;
 pub mod ptemagnet;
 pub mod segments;
 
