@@ -2,7 +2,7 @@
 //!
 //! * plan: a million points, and the memory for them
 //! * points: overhead of a point, its file included, beside running the same in one experiment
-//! * collect: 100 000 results, a file each, to one table
+//! * collect: 100 000 results, six a file, to one table
 //! * cores: the same sweep by one worker and by two
 
 use lab::experiment::{Member, run_each};
@@ -110,6 +110,9 @@ fn points() {
     let _ = std::fs::remove_dir_all(directory);
 }
 
+/// Points of a file: as if six systems shared a stream.
+const FILE: usize = 6;
+
 fn gather() {
     let plan = planned(&TINY.replace("to = 200", "to = 16667"));
     let directory = scratch("collect");
@@ -120,12 +123,16 @@ fn gather() {
     let found = Store::new(&directory.join("one")).read(true).expect("results");
     let records: Vec<_> = small.points.iter().filter_map(|point| found.done[&point.key].record()).collect();
     let begun = Instant::now();
-    for (at, point) in plan.points.iter().enumerate() {
-        store
-            .write(&[(point.key, Fate::Done(records[at % records.len()].clone()))])
-            .expect("room for results");
+    for (at, unit) in plan.points.chunks(FILE).enumerate() {
+        let fate = |at: usize| Fate::Done(records[at % records.len()].clone());
+        let fates: Vec<_> = unit.iter().enumerate().map(|(i, point)| (point.key, fate(at + i))).collect();
+        store.write(&fates).expect("room for results");
     }
-    println!("collect: {} files written in {:.1} s", plan.points.len(), begun.elapsed().as_secs_f64());
+    println!(
+        "collect: {} results written in {:.1} s, {FILE} a file",
+        plan.points.len(),
+        begun.elapsed().as_secs_f64()
+    );
     let begun = Instant::now();
     let found = store.read(false).expect("results");
     let read = begun.elapsed().as_secs_f64();
@@ -143,18 +150,32 @@ fn gather() {
     let _ = std::fs::remove_dir_all(directory);
 }
 
+/// Seconds of processor time of all threads.
+fn cpu_time() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
+/// Beside the time by the clock, which other work on the machine disturbs: if two workers take no more processor time in
+/// all than one, they are twice as fast where two cores are free.
 fn cores() {
     let plan =
         planned(&TINY.replace("to = 200", "to = 8").replace("256", "\"500k\"").replace("1MiB", "64MiB"));
     let total: f64 = plan.points.iter().map(|point| Costs::new(&plan).of(point).seconds).sum();
-    let mut seconds = Vec::new();
-    for workers in [1, 2, 1, 2] {
+    let mut best = [(f64::MAX, f64::MAX); 2];
+    for workers in [1, 2, 1, 2, 1, 2] {
         let directory = scratch("cores");
-        seconds.push(run(&plan, &directory, workers, total / (2 * workers) as f64));
+        let before = cpu_time();
+        let clock = run(&plan, &directory, workers, total / (2 * workers) as f64);
+        let (least, cpu) = &mut best[workers - 1];
+        (*least, *cpu) = (least.min(clock), cpu.min(cpu_time() - before));
         let _ = std::fs::remove_dir_all(directory);
     }
-    let (one, two) = (seconds[0].min(seconds[2]), seconds[1].min(seconds[3]));
-    println!("cores: {one:.2} s by one worker, {two:.2} s by two: {:.2} times as fast", one / two);
+    let [(one, one_cpu), (two, two_cpu)] = best;
+    println!(
+        "cores: {one:.2} s by one worker, {two:.2} s by two, {:.2} times as fast; of the processor {one_cpu:.2} s and {two_cpu:.2} s",
+        one / two
+    );
 }
 
 fn main() {

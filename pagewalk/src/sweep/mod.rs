@@ -78,7 +78,11 @@ fn plan(which: &Which, given: Limits, points: bool, no_probe: bool, output: Outp
     let (costs, probed) =
         if no_probe { (Costs::new(&place.plan), 0) } else { probe::costs(&place.plan, options.memory) };
     let found = read(&place, false)?;
-    print(&show::plan(&place, &costs, probed, &found, options, points, output.json)?)?;
+    let (units, _) = local_units(&place, &costs, (0..place.plan.points.len()).collect(), options);
+    let mut bytes: Vec<u64> = units.iter().map(|unit| unit.cost.bytes).collect();
+    bytes.sort_unstable_by(|a, b| b.cmp(a));
+    let together: u64 = bytes.iter().take(options.workers).sum();
+    print(&show::plan(&place, &costs, (probed, together), &found, options, points, output.json)?)?;
     Ok(0)
 }
 
@@ -245,12 +249,14 @@ fn submit(
     let most = slurm::largest_array()?;
     let place = Place::open(which)?;
     place.prepare()?;
-    let _lock = alone(&place, false)?;
+    let lock = alone(&place, false)?;
     no_job(&place)?;
     let Some(job) = job(&place, retry, tasks, most)? else {
         print("nothing is left to run\n")?;
         return Ok(0);
     };
+    // The first tasks may begin before `sbatch` has returned.
+    drop(lock);
     let submitted = slurm::submit(&place.directory, &place.plan.sweep.name, &job, at_once, sbatch)?;
     print(&show::submitted(&submitted, &job, &place, output.json)?)?;
     Ok(0)

@@ -51,7 +51,7 @@ fn size(bytes: u64) -> String {
 pub(super) fn plan(
     place: &Place,
     costs: &Costs<'_>,
-    probed: usize,
+    (probed, together): (usize, u64),
     found: &Found,
     options: Options,
     list: bool,
@@ -70,7 +70,6 @@ pub(super) fn plan(
         }
     }
     let wall = (left / options.workers as f64).max(if left > 0.0 { longest.min(left) } else { 0.0 });
-    let together = largest.saturating_mul(options.workers as u64).min(options.memory.max(largest));
     if as_json {
         let listed: Vec<_> = plan
             .points
