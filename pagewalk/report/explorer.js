@@ -231,7 +231,7 @@ function entryText(hex, leaf) {
 
 function stepRow(step, i, two, top, put) {
   const where = (by) => el("span", { class: "where", style: `background:${SERVED_COLORS[by]};color:${inkOn(SERVED_COLORS[by])}` }, SERVED_NAMES[by]);
-  const skipped = (what, text, by, cycles) => el("tr", { "data-cell": "-" }, el("td", { class: "n" }, String(i + 1)), el("td", {}, what),
+  const skipped = (what, text, by, cycles) => el("tr", { "data-cell": `skip-${i}` }, el("td", { class: "n" }, String(i + 1)), el("td", {}, what),
     el("td", {}, by === null ? "" : where(by)), el("td", { class: "n" }, readable(cycles)), el("td", { colspan: two ? 4 : 3, class: "soft" }, text));
   switch (step[0]) {
     case 0: {
