@@ -56,7 +56,7 @@ pub fn attack(args: &AttackArgs, output: Output) -> Result<()> {
                 })
             })
             .collect();
-        crate::print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
+        crate::print_json_rows("attack passthrough", &rows)?;
     } else {
         crate::print(&attacks_text(&rows, args.seed))?;
     }
@@ -154,7 +154,7 @@ pub fn reproduce(args: &PassThroughArgs, html: Option<&Path>, output: Output) ->
     }
     if output.json {
         let json = serde_json::json!({ "systems": LABELS, "rows": rows, "judged": judged });
-        return crate::print(&(serde_json::to_string_pretty(&json)? + "\n"));
+        return crate::print_json("reproduce passthrough", &json);
     }
     Ok(())
 }

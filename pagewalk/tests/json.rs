@@ -17,7 +17,7 @@ struct Field {
 }
 
 /// What commands print: title, file and name of the type, files of the types in it.
-const PRINTED: [(&str, &str, &[&str]); 12] = [
+const PRINTED: [(&str, &str, &[&str]); 13] = [
     (
         "`run`, `compare`: a list, an element a system",
         "Outcome",
@@ -56,6 +56,11 @@ const PRINTED: [(&str, &str, &[&str]); 12] = [
         &["lab/src/reproduce/babelfish.rs"],
     ),
     ("`shareable`", "Report", &["lab/src/shareable.rs"]),
+    (
+        "`reproduce passthrough`: `rows`",
+        "Measured",
+        &["lab/src/reproduce/passthrough.rs", "lab/src/passthrough.rs"],
+    ),
     ("`reproduce direct-segments`", "Report", &["pagewalk/src/segments.rs", "lab/src/reproduce/segments.rs"]),
 ];
 
