@@ -163,7 +163,9 @@ impl World {
 
     /// A walk as data, with the bits of the entries that it loaded.
     pub fn walk_view(&self, walk: &Explained) -> WalkView {
-        let two = self.plan.system.is_virtual() && self.plan.system.translation != Way::Shadow;
+        // Where every guest table was reached by its gPA.
+        let way = self.plan.system.translation;
+        let two = self.plan.system.is_virtual() && !way.is_shadowed() && way != Way::PassThrough;
         let step = |step: &machine::explain::Step| {
             let cycles = step.cycles;
             match step.what {
