@@ -96,6 +96,18 @@ pub const VIRTUAL: &[Remedy] = &[
         "both tables on every node, and reservations",
     ),
     remedy(
+        "agile",
+        Reach::Hardware,
+        "processor, host: shadow tables at the top, nested below (agile paging)",
+    ),
+    remedy(
+        "passthrough",
+        Reach::Hardware,
+        "guest, host, frame tags in the processor: the guest maps host frames (Translation Pass-Through)",
+    ),
+    remedy("passthrough-thp-thp", Reach::Hardware, "the same, with huge pages in guest and host"),
+    remedy("passthrough+host-mitosis", Reach::Hardware, "the same, with tables on every node"),
+    remedy(
         "nested+babelfish",
         Reach::Hardware,
         "processor, guest: translations shared by a group (BabelFish)",

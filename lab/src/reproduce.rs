@@ -7,6 +7,7 @@ pub mod babelfish;
 pub mod passthrough;
 pub mod ptemagnet;
 pub mod segments;
+pub mod together;
 
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::Outcome;

@@ -101,6 +101,11 @@ const EXTRAS: &[&str] = &[
     "promote",
     "bad=3",
     "pcp=7",
+    "aslr=software",
+    "twin-free",
+    "fast-entry",
+    "live-migration",
+    "enlightened=1",
 ];
 
 impl Case {

@@ -471,6 +471,18 @@ pub enum Reproduced {
     },
     /// Translation Pass-Through (ATC 2023) beside native, nested, shadow and agile paging.
     Passthrough(PassThroughArgs),
+    /// Pairs of mechanisms alone and together: what each saves, and whether they pay together.
+    Together {
+        /// Only these: `ptemagnet-mitosis`, `babelfish-mitosis`, `passthrough-mitosis`, `vmm-direct-ptemagnet`, `thp`.
+        #[arg(long, value_delimiter = ',')]
+        pairs: Vec<String>,
+        /// Footprint of the programs.
+        #[arg(long, default_value = "2GiB")]
+        footprint: String,
+        /// Accesses that are counted (suffixes k, M, G).
+        #[arg(short = 'n', long, value_parser = count, default_value = "4M")]
+        accesses: u64,
+    },
     /// Direct segments for VMs (MICRO 2014): overheads by mode and page size, faulty frames, self-ballooning.
     DirectSegments {
         /// Only these: `graph500`, `memcached`, `npb-cg`, `gups`, `mcf`, `omnetpp`, `canneal`,

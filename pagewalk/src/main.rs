@@ -98,6 +98,9 @@ fn reproduce(what: Reproduced, html: Option<&Path>, output: Output) -> Result<()
         Reproduced::DirectSegments { classes, footprint } => {
             segments::direct_segments(&classes, &footprint, html, output)
         }
+        Reproduced::Together { pairs, footprint, accesses } => {
+            reproduce::together(&pairs, &footprint, accesses, html, output)
+        }
         Reproduced::TlbCurve { columns } => reproduce::curve(&columns, html, output),
         Reproduced::Ptemagnet(args) => reproduce::ptemagnet(&args, html, output),
         Reproduced::Passthrough(args) => passthrough::reproduce(&args, html, output),

@@ -2,9 +2,11 @@
 
 mod babelfish;
 mod ptemagnet;
+mod together;
 
 pub use babelfish::babelfish;
 pub use ptemagnet::ptemagnet;
+pub use together::together;
 
 use crate::cli::Output;
 use crate::progress::Bar;

@@ -11,7 +11,7 @@ mod sweep;
 
 pub use advise::advise;
 pub use compare::compare;
-pub use reproduce::{babelfish, curve, figures, gups, passthrough, ptemagnet, segments};
+pub use reproduce::{babelfish, curve, figures, gups, passthrough, ptemagnet, segments, together};
 pub use sweep::{Row as SweepRow, sweep};
 
 use anyhow::{Context, Result};

@@ -5,6 +5,7 @@ use lab::figures::{Cell, Figure};
 use lab::reproduce::babelfish;
 use lab::reproduce::ptemagnet::{Company, Measured, Report};
 use lab::reproduce::segments::ClassReport;
+use lab::reproduce::together::{Met, Pair};
 use lab::reproduce::{CurvePoint, Row};
 use serde_json::{Value, json};
 
@@ -88,6 +89,27 @@ pub fn gups(rows: &[Row], text: &str) -> Document {
         "Each quantity as measured and as the model has it.",
         "value",
         &beside,
+        text,
+    )
+}
+
+/// `reproduce together`: nobody measured these.
+pub fn together(met: &[(&Pair, &Met)], text: &str) -> Document {
+    let mut rows = Vec::new();
+    for (pair, met) in met {
+        rows.extend(pair.systems.iter().zip(met.cycles).map(|(system, cycles)| Beside {
+            group: pair.name.to_string(),
+            what: (*system).to_string(),
+            measured: None,
+            model: cycles / met.cycles[0],
+            source: "no paper has it".to_string(),
+        }));
+    }
+    document(
+        "Mechanisms alone and together",
+        "Cycles of the same accesses as shares of those under neither mechanism.",
+        "cycles, share of neither",
+        &rows,
         text,
     )
 }

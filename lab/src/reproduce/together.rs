@@ -1,0 +1,158 @@
+//! Mechanisms alone and together: whether what each saves adds up.
+//!
+//! No paper has these numbers: each measured its own mechanism. Both walk lengths and where walks go may be
+//! attacked at once, so what two mechanisms save is compared with the product of what each leaves.
+
+use super::modelled;
+use crate::experiment::{ExperimentError, Progress};
+use crate::outcome::Outcome;
+use crate::system::System;
+use machine::profile::Profile;
+use serde::Serialize;
+use std::ops::ControlFlow;
+
+/// Two mechanisms, and where they meet.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Pair {
+    /// Its name here.
+    pub name: &'static str,
+    /// What it is about.
+    pub title: &'static str,
+    /// As `pagewalk -w` takes it; `{}` is the footprint.
+    pub workload: &'static str,
+    /// Neither, the first alone, the second alone, both.
+    pub systems: [&'static str; 4],
+}
+
+/// All of them. Threads are on all four sockets of the machine where tables on every node are about.
+pub const PAIRS: [Pair; 5] = [
+    Pair {
+        name: "ptemagnet-mitosis",
+        title: "PTEMagnet, and both tables of a VM on every node, in a fragmented guest",
+        workload: "pagerank:footprint={},threads=4 + xz:footprint=256MiB",
+        systems: [
+            "nested+vnuma+spread",
+            "nested+vnuma+spread+ptemagnet",
+            "nested+vnuma+spread+mitosis+host-mitosis",
+            "nested+vnuma+spread+mitosis+host-mitosis+ptemagnet",
+        ],
+    },
+    Pair {
+        name: "babelfish-mitosis",
+        title: "BabelFish, and tables on every node, for containers of one image on all sockets",
+        workload: "mongodb:cores=4",
+        systems: [
+            "native+spread",
+            "native+spread+babelfish",
+            "native+spread+mitosis",
+            "native+spread+mitosis+babelfish",
+        ],
+    },
+    Pair {
+        name: "passthrough-mitosis",
+        title: "pass-through, and tables on every node: the guest of a pass-through VM places its tables by host frames",
+        workload: "xsbench:footprint={},threads=4",
+        systems: [
+            "nested+spread",
+            "passthrough+spread",
+            "nested+spread+mitosis=no-p+host-mitosis",
+            "passthrough+spread+host-mitosis",
+        ],
+    },
+    Pair {
+        name: "vmm-direct-ptemagnet",
+        title: "VMM Direct, and PTEMagnet: behind a segment there are no host entries to keep together",
+        workload: "pagerank:footprint={} + xz:footprint=256MiB",
+        systems: ["nested", "vmm-direct", "nested+ptemagnet", "vmm-direct+ptemagnet"],
+    },
+    Pair {
+        name: "thp",
+        title: "huge pages in guest and host under fragmentation, and all that serves the 4 KiB pages that are left",
+        workload: "pagerank:footprint={},threads=4 + xz:footprint=256MiB",
+        systems: [
+            "nested+vnuma+spread",
+            "nested-thp-thp+frag=0.5+host-frag=0.5+vnuma+spread",
+            "nested+vnuma+spread+mitosis+host-mitosis+ptemagnet",
+            "nested-thp-thp+frag=0.5+host-frag=0.5+vnuma+spread+mitosis+host-mitosis+ptemagnet",
+        ],
+    },
+];
+
+/// What a pair does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Met {
+    /// Cycles per access under each of [`Pair::systems`].
+    pub cycles: [f64; 4],
+    /// Share of the cycles with a walk in progress.
+    pub walks: [f64; 4],
+    /// Share of the cycles that the first, the second, and both save.
+    pub saves: [f64; 3],
+    /// What both would save if each left the same share of the cycles with and without the other.
+    pub expected: f64,
+}
+
+impl Met {
+    fn of(outcomes: &[Outcome; 4]) -> Met {
+        let cycles = outcomes.each_ref().map(Outcome::cycles_per_access);
+        let left = |at: usize| cycles[at] / cycles[0];
+        Met {
+            cycles,
+            walks: outcomes.each_ref().map(|o| o.translation.share),
+            saves: [1, 2, 3].map(|at| 1.0 - left(at)),
+            expected: 1.0 - left(1) * left(2),
+        }
+    }
+
+    /// Both together save more than either alone, by more than half a percent of the cycles.
+    pub fn pays(&self) -> bool {
+        self.saves[2] > self.saves[0].max(self.saves[1]) + crate::advise::WORTH
+    }
+}
+
+/// Runs a pair on four sockets.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub fn meet(
+    pair: &Pair,
+    footprint: &str,
+    accesses: u64,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Met, ExperimentError> {
+    let wrong =
+        |reason: String| machine::input::SourceError { what: pair.name.to_string(), reason, hint: None };
+    let profile = Profile::builtin("cascade-lake").map_err(|error| wrong(error.to_string()))?;
+    let systems = pair
+        .systems
+        .iter()
+        .map(|name| System::parse(name).map_err(|error| wrong(error.to_string())))
+        .collect::<Result<Vec<System>, _>>()?;
+    let workload = pair.workload.replace("{}", footprint);
+    let outcomes = modelled(&profile, &systems, &workload, accesses / 2, accesses, progress)?;
+    let outcomes: [Outcome; 4] =
+        outcomes.try_into().map_err(|_| wrong("the run ended before all systems were done".to_string()))?;
+    Ok(Met::of(&outcomes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pair_is_of_systems() {
+        for pair in &PAIRS {
+            for name in pair.systems {
+                assert!(System::parse(name).is_ok(), "{name}: {:?}", System::parse(name));
+            }
+            assert!(workloads::build(&pair.workload.replace("{}", "64MiB"), 1).is_ok(), "{}", pair.workload);
+        }
+    }
+
+    #[test]
+    fn together_is_compared_with_the_product() {
+        let outcome = |cycles| Outcome { accesses: 100, cycles, ..Outcome::default() };
+        let met = Met::of(&[1000, 900, 800, 720].map(outcome));
+        assert!((met.expected - 0.28).abs() < 1e-9 && (met.saves[2] - 0.28).abs() < 1e-9 && met.pays());
+        assert!(!Met::of(&[1000, 900, 800, 799].map(outcome)).pays());
+    }
+}
