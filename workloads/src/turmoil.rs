@@ -102,7 +102,8 @@ fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadEr
         }
         turmoil.processes.push(Some(Process::of(&regions)));
         setup.processes.push(ProcessSetup {
-            name: format!("turmoil {number}"),
+            // One program: those of a group are.
+            name: "turmoil".to_string(),
             regions,
             // Pairs are containers of one image.
             group: Some(number as u16 / 2),
