@@ -153,6 +153,9 @@ pub struct Shared<'a> {
     pub vms: &'a [SpaceId],
     /// Each core's segment registers.
     pub segments: &'a mut [CoreSegments],
+    /// Walks for a shadow table go on in the VM's (agile paging): what they cached is marked as the
+    /// host's, index 0, and goes with what was derived from the VM's table.
+    pub agile: bool,
     /// Shootdowns are forgotten: builds the bug that the oracle must find.
     pub lose_shootdowns: bool,
 }
@@ -185,6 +188,7 @@ impl Shared<'_> {
             files: self.files,
             vms: self.vms,
             segments: self.segments,
+            agile: self.agile,
             lose_shootdowns: self.lose_shootdowns,
         }
     }
@@ -254,7 +258,12 @@ impl Shared<'_> {
             }
             SpaceKind::Vm => {
                 let index = self.vms.iter().position(|s| *s == what.space).unwrap_or(0) as u16 + 1;
-                cpus().for_each(|cpu| self.machine.invalidate_vm(cpu, index, scope));
+                cpus().for_each(|cpu| {
+                    self.machine.invalidate_vm(cpu, index, scope);
+                    if self.agile {
+                        self.machine.invalidate_vm(cpu, 0, scope);
+                    }
+                });
             }
         }
         for cpu in cpus().filter(|cpu| *cpu != from) {

@@ -161,6 +161,7 @@ impl World {
                 files: &[],
                 vms: &[],
                 segments: &mut segments,
+                agile: false,
                 lose_shootdowns: false,
             });
             let mut pool = pool(&layout, &host_side, plan.seed)?;
@@ -196,6 +197,7 @@ impl World {
                 files: &[],
                 vms: &[],
                 segments: &mut segments,
+                agile: false,
                 lose_shootdowns: false,
             });
             let vm =
@@ -242,6 +244,7 @@ impl World {
                     files: &[],
                     vms: &vms,
                     segments: &mut segments,
+                    agile: false,
                     lose_shootdowns: false,
                 },
                 host: &mut host,

@@ -216,6 +216,7 @@ macro_rules! shared {
             files: $files,
             vms: &$world.vms,
             segments: &mut $world.segments,
+            agile: $world.plan.system.translation == Way::Agile,
             lose_shootdowns: $world.plan.lose_shootdowns,
         }
     };
