@@ -337,10 +337,10 @@ fn each_part_of_babelfish_shares_what_it_should() {
     assert_eq!((sharing(no_mask).mask_pages, sharing(no_mask).bits_set), (0, 0), "the TLB has no mask");
     // Requests, and start-ups of all six.
     let requests = none.requests.unwrap();
-    assert!(requests.requests > 1000 && requests.starts_in_all == 6, "{requests:?}");
+    assert!(requests.requests > 500 && requests.starts_in_all == 6, "{requests:?}");
     assert!(requests.mean > 0.0 && requests.median <= requests.tail && requests.tail <= requests.p99);
     let shareable = none.shareable.unwrap();
-    assert!(shareable.shareable > shareable.entries / 3 && shareable.distinct < shareable.entries);
+    assert!(shareable.shareable > shareable.entries / 5 && shareable.distinct < shareable.entries);
 }
 
 #[test]
