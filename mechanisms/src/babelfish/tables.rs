@@ -353,10 +353,15 @@ impl<T: TableOps<I, M>, I: Space, M: TableMemory> TableOps<I, M> for SharedTable
         if let Some(block) = Block::of(at) {
             let mut act = self.act();
             let me = act.me;
-            if !act.leave(env, block)
-                && let Some(member) = act.group.members.get_mut(&me)
+            if !act.leave(env, block) {
+                if let Some(member) = act.group.members.get_mut(&me) {
+                    member.own.remove(&block);
+                }
+            } else if act.group.members.get(&me).is_some_and(|m| m.areas.touches(block.range()))
+                && act.part(env, block, me)
             {
-                member.own.remove(&block);
+                // It gave its pages back and may touch them again: what the others keep is not for it.
+                act.owe_block(block, Reach::Shared);
             }
         }
         self.inner.unlink(env, parent, at)
