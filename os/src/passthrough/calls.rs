@@ -130,9 +130,13 @@ impl<M: TableMemory> Kernel<M> {
         if passed.suspended || passed.array.get(gfn).is_some() {
             return Ok(());
         }
-        self.vm_fault(&mut *hw, cpu, id, gfn.base(), Intent::WRITE)?;
         self.with_passthrough(id, |_, _, passed| passed.stats.touched += 1)?;
-        if self.passthrough(id)?.array.get(gfn).is_none() {
+        // A fault may answer a NUMA hint first, and the store only when it is tried again.
+        for _ in 0..3 {
+            self.vm_fault(&mut *hw, cpu, id, gfn.base(), Intent::WRITE)?;
+            if self.passthrough(id)?.array.get(gfn).is_some() {
+                break;
+            }
             // Mapped for stores already: another CPU was faster.
             let mut cx = self.cx(hw, cpu)?;
             let vm = self.vms.get_mut(id.0).ok_or(MmError::NoVm(id))?;
