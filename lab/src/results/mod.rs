@@ -1,6 +1,6 @@
 //! The flat result record: one row a run, of a system with a workload and a seed on a machine.
 //!
-//! [`Outcome`](crate::Outcome) says all there is to say, nested. A [`Record`] is the same for tools that
+//! [`Outcome`] says all there is to say, nested. A [`Record`] is the same for tools that
 //! want rows and columns: each value has a name and a unit, `docs/results.md` lists them, and Parquet holds
 //! them. Lists (the grid of a walk, histograms) are JSON text in columns of their own.
 

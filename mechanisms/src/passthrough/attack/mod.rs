@@ -1,6 +1,6 @@
 //! A hostile guest: what it may try, and what comes of it.
 //!
-//! [`run`] plays the attacks that one would think of, each on a machine of its own
+//! [`Attack::run`] plays the attacks that one would think of, each on a machine of its own
 //! with a victim whose memory is looked at after every access; [`play`] plays
 //! anything that a string of bytes says, for a fuzzer. Used by the tests, by
 //! `pagewalk attack passthrough`, and by the fuzz target.
