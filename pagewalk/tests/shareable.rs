@@ -43,9 +43,11 @@ const OTHER_ADDRESS: usize = 1;
 const PRIVATE: usize = 5;
 const UNKNOWN: usize = 7;
 
-/// Forks two workers, one of which writes what it inherited when it is told to.
+/// Forks two workers, one of which writes what it inherited when it is told to. Only their parent can write to the
+/// pipe that they wait on, so they end with it, however it ends: a worker left behind would keep the standard error
+/// of `cargo test` open, and whoever reads that would wait for ever.
 const WORKERS: &str = "
-import os, sys, time
+import os, sys
 data = bytearray(32 << 20)
 for i in range(0, len(data), 4096): data[i] = 1
 r, w = os.pipe()
@@ -53,16 +55,17 @@ pids = []
 for worker in range(2):
     pid = os.fork()
     if pid == 0:
-        os.read(r, 1)
-        for i in range(0, len(data) // 2, 4096): data[i] = 2
-        print('written', flush=True)
-        time.sleep(1000)
+        os.close(w)
+        if os.read(r, 1):
+            for i in range(0, len(data) // 2, 4096): data[i] = 2
+            print('written', flush=True)
+            os.read(r, 1)
+        os._exit(0)
     pids.append(pid)
 print(*pids, flush=True)
 sys.stdin.readline()
 os.write(w, b'x')
 sys.stdin.readline()
-for pid in pids: os.kill(pid, 9)
 ";
 
 #[test]
@@ -82,7 +85,6 @@ fn forked_python_workers_share_until_they_write() {
     let (_, text, _) = shareable(&[], &pids);
     let alone = shareable(&[], &pids[..1]).1;
     let twice = shareable(&[], &[pids[0], pids[0]]);
-    writeln!(input).unwrap();
     assert_eq!(before["groups"].as_array().unwrap().len(), 1);
     assert!(alone.contains("nobody to share with"), "{alone}");
     assert!(!twice.0 && twice.2.contains("named twice"), "{}", twice.2);
