@@ -24,6 +24,7 @@ pub mod lines;
 pub mod memory;
 pub mod ops;
 pub mod prefetch;
+pub mod random;
 pub mod source;
 pub mod sparse;
 pub mod sync;

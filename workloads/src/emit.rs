@@ -46,13 +46,18 @@ impl<A: Algorithm> Interleaved<A> {
     }
 }
 
+/// The world before the first access of the workload `name`, which is taken once.
+pub(crate) fn once(setup: &mut Option<Setup>, name: &str) -> Result<Setup, SourceError> {
+    setup.take().ok_or_else(|| SourceError {
+        what: name.to_string(),
+        reason: "the world before the first access was already taken".to_string(),
+        hint: Some("call setup once".to_string()),
+    })
+}
+
 impl<A: Algorithm> Source for Interleaved<A> {
     fn setup(&mut self) -> Result<Setup, SourceError> {
-        self.setup.take().ok_or_else(|| SourceError {
-            what: self.name.clone(),
-            reason: "the world before the first access was already taken".to_string(),
-            hint: Some("call setup once".to_string()),
-        })
+        once(&mut self.setup, &self.name)
     }
 
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {

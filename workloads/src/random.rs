@@ -1,6 +1,7 @@
 //! Random numbers that stay the same for ever: a named generator, a hash, a
 //! permutation that is computed and not stored.
 
+use paging::random::{STEP, mix};
 pub(crate) use rand_xoshiro::Xoshiro256PlusPlus as Generator;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 
@@ -39,14 +40,10 @@ pub(crate) const fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
-/// A hash of `x` under `seed`: the output function of SplitMix64 (Steele, Lea,
-/// Flood, OOPSLA 2014) on the `x`-th state of the sequence that starts at `seed`.
+/// A hash of `x` under `seed`: `SplitMix64` on the `x`-th state of the sequence that starts at `seed`.
 #[inline(always)]
 pub(crate) const fn hash(seed: u64, x: u64) -> u64 {
-    let mut z = seed.wrapping_add(x.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    mix(seed.wrapping_add(x.wrapping_mul(STEP)).wrapping_add(STEP))
 }
 
 /// A permutation of `0..len`, in both directions, without a table.

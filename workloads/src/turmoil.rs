@@ -16,6 +16,7 @@ use machine::input::{
 use paging::Va;
 use std::collections::BTreeMap;
 
+use crate::emit::once;
 use crate::parameters::{Parameter, Parameters, Unit};
 use crate::random::{Draw, Generator, generator};
 use crate::registry::{Workload, WorkloadError};
@@ -379,11 +380,7 @@ impl Turmoil {
 
 impl Source for Turmoil {
     fn setup(&mut self) -> Result<Setup, SourceError> {
-        self.setup.take().ok_or_else(|| SourceError {
-            what: self.name.clone(),
-            reason: "the world before the first access was already taken".to_string(),
-            hint: Some("call setup once".to_string()),
-        })
+        once(&mut self.setup, &self.name)
     }
 
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {

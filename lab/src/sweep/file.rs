@@ -2,6 +2,7 @@
 
 use super::parameter;
 use super::range;
+use paging::random::{STEP, mix};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -193,16 +194,12 @@ fn seeds(seeds: Option<toml::Value>, repetitions: Option<u32>) -> Result<Axis, S
     Ok(Axis { names: vec!["seed".into(), "repetition".into()], rows: rows.collect() })
 }
 
-/// The seed of a repetition: the first is the seed itself, others are `SplitMix64`'s of it (Steele, Lea,
-/// Flood, OOPSLA 2014), so that neighbouring seeds do not share them.
+/// The seed of a repetition: the first is the seed itself, others are `SplitMix64`'s of it, so that neighbouring seeds do not share them.
 fn repeated(seed: u64, repetition: u32) -> u64 {
     if repetition == 0 {
         return seed;
     }
-    let mut z = seed.wrapping_add(u64::from(repetition).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    mix(seed.wrapping_add(u64::from(repetition).wrapping_mul(STEP)))
 }
 
 /// Parameters of a table, those of tables in it by dotted names. A table with `from` is a range.

@@ -6,6 +6,7 @@ use crate::numa::Replication;
 use mechanisms::mitosis::{GroupPages, group_cpus};
 use os::TableCache;
 use paging::frames::{AllocRequest, FrameState};
+use paging::random::{STEP, mix};
 use paging::{NoFrame, TableFrames};
 
 /// Frames of a block that table pages are set aside in: a huge page of the host
@@ -36,11 +37,8 @@ fn hundredths(ticks: u64) -> u32 {
 /// 100-126 ns were seen, vMitosis `[F:KW]`).
 fn measured(machine: &Tagged, a: u16, b: u16, seed: u64) -> u32 {
     let exact = hundredths(machine.line_transfer(CpuId(a), CpuId(b)));
-    // SplitMix64, of the pair.
-    let mut x = seed ^ (u64::from(a) << 32 | u64::from(b)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    exact * (90 + ((x ^ x >> 31) % 21) as u32) / 100
+    let pair = u64::from(a) << 32 | u64::from(b);
+    exact * (90 + (mix(seed ^ pair.wrapping_mul(STEP)) % 21) as u32) / 100
 }
 
 /// Pages for the tables of `setup`'s regions, for each copy.

@@ -8,6 +8,7 @@ use os::hypervisor::{GuestOnHost, KEPT_BELOW_GAP};
 use os::segment::{Begun, Contiguity, Mode, Promote, Promoted};
 use paging::Space;
 use paging::frames::IO_GAP_START;
+use paging::random::SplitMix64;
 
 /// What was done about segments so far.
 #[derive(Debug, Default)]
@@ -217,14 +218,9 @@ impl World {
             None => self.host.processes().find_map(|process| frames(process.space().segment())),
         };
         let Some((first, pages)) = segment.filter(|_| bad > 0) else { return Ok(()) };
-        let mut state = self.plan.seed ^ 0x6661_756c_7479;
+        let mut random = SplitMix64(self.plan.seed ^ 0x6661_756c_7479);
         for _ in 0..bad.min(pages) {
-            // SplitMix64.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut z = state;
-            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            let frame = Frame::new(first + (z ^ (z >> 31)) % pages);
+            let frame = Frame::new(first + random.next() % pages);
             if self.host.pool().state(frame) == paging::frames::FrameState::Faulty {
                 continue;
             }

@@ -12,6 +12,7 @@
 //! they cost nothing until the pageblock is used.
 
 use super::{LayoutError, Mobility, PAGEBLOCK};
+use crate::random::{STEP, SplitMix64};
 
 /// Fragmentation that memory starts with: the share of it that no order-9
 /// allocation can use (Gorman's unusable free space index at order 9).
@@ -85,7 +86,7 @@ impl Pins {
         let first = (block - self.origin) / GROUP * GROUP;
         let len = GROUP.min(self.blocks - first);
         let count = self.chosen_among(first + len) - self.chosen_among(first);
-        let mut random = SplitMix64(self.seed ^ (self.origin + first).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = SplitMix64(self.seed ^ (self.origin + first).wrapping_mul(STEP));
         // A partial Fisher-Yates shuffle: the first `count` of a random order.
         let mut order = [0u8; GROUP as usize];
         for (at, slot) in order.iter_mut().enumerate() {
@@ -114,23 +115,6 @@ impl Pins {
             let (start, end) = (part * PAGEBLOCK / each, (part + 1) * PAGEBLOCK / each);
             start + random.below(end - start)
         })
-    }
-}
-
-/// Steele, Lea and Flood's generator (OOPSLA 2014): a counter and a mixer.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    /// Below `bound` (at most 512: the bias of a multiplication is nothing).
-    fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }
 

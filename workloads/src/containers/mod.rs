@@ -38,6 +38,7 @@ pub(crate) use self::mongodb::WORKLOAD as MONGODB;
 
 use self::code::Code;
 use self::image::{Image, Part};
+use crate::emit::once;
 use crate::parameters::{Parameter, Parameters, Unit};
 use crate::random::{Draw, Generator, generator, hash};
 
@@ -360,11 +361,7 @@ fn load(module: image::Module, worker: &mut Worker<'_>) {
 
 impl<A: Application> Source for Containers<A> {
     fn setup(&mut self) -> Result<Setup, SourceError> {
-        self.setup.take().ok_or_else(|| SourceError {
-            what: self.name.clone(),
-            reason: "the world before the first access was already taken".to_string(),
-            hint: Some("call setup once".to_string()),
-        })
+        once(&mut self.setup, &self.name)
     }
 
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {
