@@ -4,8 +4,9 @@
 //! accesses, so what one gains is a ratio of the same work; runs with other seeds (other
 //! places in memory, another order of random accesses where a generator makes them) say how sure that is.
 
+use crate::numa::Replication;
 use crate::outcome::Outcome;
-use crate::system::System;
+use crate::system::{Placement, Side, System};
 use serde::Serialize;
 
 /// Who can apply a remedy.
@@ -142,8 +143,9 @@ impl Situation {
     }
 
     fn admits(&self, system: &System) -> bool {
-        let name = system.to_string();
-        let of_nodes = ["mitosis", "vnuma", "interleave"].iter().any(|word| name.contains(word));
+        let placed =
+            |side: &Side| side.replication != Replication::Off || side.placement != Placement::FirstTouch;
+        let of_nodes = system.vnuma || placed(&system.kernel) || placed(&system.host);
         system.check_on(self.nodes).is_ok()
             && (self.nodes > 1 || !of_nodes)
             && (self.processes > 1 || system.babelfish.is_none())
