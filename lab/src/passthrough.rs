@@ -11,6 +11,8 @@ use std::fmt;
 pub struct PassThrough {
     /// The walker checks the tag of each table that it goes into, not only the data page's.
     pub table_check: bool,
+    /// Tags are looked up beside the walker's next load and beside the data's, not before them.
+    pub overlapped_check: bool,
     /// Only the first so many processes are enlightened, and their children; all if none.
     pub enlightened: Option<u32>,
     /// The mode changes with the load of CR3, as hardware made for it would; not by hypercalls, as the
@@ -26,6 +28,7 @@ impl Default for PassThrough {
     fn default() -> Self {
         PassThrough {
             table_check: true,
+            overlapped_check: false,
             enlightened: None,
             fast_entry: false,
             twin_free: false,
@@ -38,6 +41,9 @@ impl fmt::Display for PassThrough {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.table_check {
             f.write_str("+no-table-check")?;
+        }
+        if self.overlapped_check {
+            f.write_str("+overlapped-check")?;
         }
         if let Some(n) = self.enlightened {
             write!(f, "+enlightened={n}")?;
@@ -61,9 +67,11 @@ impl System {
         if self.translation != Translation::PassThrough {
             return match self.passthrough == PassThrough::default() {
                 true => Ok(()),
-                false => Err("`no-table-check`, `enlightened`, `fast-entry`, `twin-free` and `live-migration` are for \
-                              `passthrough`"
-                    .to_string()),
+                false => {
+                    Err("`no-table-check`, `overlapped-check`, `enlightened`, `fast-entry`, `twin-free` and \
+                              `live-migration` are for `passthrough`"
+                        .to_string())
+                }
             };
         }
         let choices = &self.passthrough;

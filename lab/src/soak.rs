@@ -103,6 +103,7 @@ const EXTRAS: &[&str] = &[
     "pcp=7",
     "aslr=software",
     "twin-free",
+    "overlapped-check",
     "fast-entry",
     "live-migration",
     "enlightened=1",

@@ -301,6 +301,7 @@ const FEATURES: &[(&str, &str)] = &[
     ("trap-each", "shadow: each store to a shadowed table exits; leaf tables never go out of sync"),
     ("no-table-check", "pass-through: the walker checks the tag of the data page alone"),
     ("enlightened=N", "pass-through: only the first N processes take part, and their children"),
+    ("overlapped-check", "pass-through: tags are looked up beside the next load, not before it"),
     ("fast-entry", "pass-through: the mode changes with CR3, without hypercalls"),
     ("twin-free", "pass-through: the whole guest is enlightened, its only tables name host frames"),
     (
@@ -487,6 +488,7 @@ impl System {
             "trap-each" => self.trap_each = true,
             "no-table-check" => self.passthrough.table_check = false,
             "enlightened" => self.passthrough.enlightened = Some(pages()?),
+            "overlapped-check" => self.passthrough.overlapped_check = true,
             "fast-entry" => self.passthrough.fast_entry = true,
             "twin-free" => self.passthrough.twin_free = true,
             "live-migration" => self.passthrough.live_migration = true,
@@ -773,7 +775,7 @@ mod tests {
             "nested-thp-4k+vnuma+mitosis+babelfish=tables",
             "shadow-thp-thp+host-mitosis+trap-each",
             "passthrough+twin-free",
-            "passthrough+host-mitosis+no-table-check+enlightened=1+fast-entry+live-migration",
+            "passthrough+host-mitosis+no-table-check+overlapped-check+enlightened=1+fast-entry+live-migration",
         ] {
             assert_eq!(System::parse(name).unwrap().to_string(), name);
         }

@@ -104,6 +104,8 @@ pub struct Core<T: TlbTag> {
     /// The line of the access before, and when it is here: what one call of [`Core::run`] leaves to the next, so that it
     /// does not matter how accesses are cut into calls.
     under_way: (u64, Ticks),
+    /// When the late check of the walk for the access in hand is answered.
+    checked: Ticks,
 }
 
 impl<T: TlbTag> Core<T> {
@@ -141,6 +143,7 @@ impl<T: TlbTag> Core<T> {
             walk_heavy: false,
             resuming: false,
             under_way: (u64::MAX, 0),
+            checked: 0,
         }
     }
 
@@ -287,6 +290,9 @@ impl<T: TlbTag> Core<T> {
                 if line == under_way.0 {
                     done = done.max(under_way.1);
                 }
+                if X::LATE_CHECKS {
+                    (ready, done) = self.after_check(ready, done);
+                }
                 self.counters.data[Served::L1 as usize] += 1;
                 if ready > dispatched && ready - dispatched > self.latencies.llc {
                     self.timing.slow(done, if access.kind == Kind::Write { ready } else { done });
@@ -298,7 +304,10 @@ impl<T: TlbTag> Core<T> {
                 }
                 last_line = line;
             } else {
-                let done = self.data_miss(uncore, line, ready);
+                let mut done = self.data_miss(uncore, line, ready);
+                if X::LATE_CHECKS {
+                    (ready, done) = self.after_check(ready, done);
+                }
                 let retire = if access.kind == Kind::Write { ready } else { done };
                 self.timing.slow(done, retire);
                 *under_way = (line, done);
@@ -417,15 +426,16 @@ impl<T: TlbTag> Core<T> {
     ) -> Result<(Hit, Ticks), Fault> {
         let group = T::group_va(&self.context, va);
         let (walker, start) = self.timing.begin_walk(ready);
-        let (result, end) = if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
+        let (result, end, checked) = if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
             self.recorded_walk(uncore, translation, va, intent, (walker, start))
         } else {
             let mut port = self.port(uncore, start);
-            (translation.walk(&mut port, group, intent), port.time)
+            (translation.walk(&mut port, group, intent), port.time, port.checked)
         };
-        self.timing.end_walk(walker, start, end);
+        self.timing.end_walk(walker, start, end.max(checked));
         match result {
             Ok(leaf) => {
+                self.checked = checked;
                 self.counters.walks += 1;
                 self.counters.walk_cycles.count((end - start) / TICKS);
                 let tag = T::of(&self.context, group, &leaf);
@@ -457,6 +467,7 @@ impl<T: TlbTag> Core<T> {
             caches: &mut self.walk_caches,
             counters: &mut self.counters,
             time,
+            checked: 0,
         }
     }
 
@@ -479,16 +490,26 @@ impl<T: TlbTag> Core<T> {
         let line = hpa >> 6;
         self.counters.accesses += 1;
         self.counters.fetches += 1;
+        let mut done = ready;
         if self.l1i.access(line) {
             self.counters.data[Served::L1 as usize] += 1;
-            if ready > dispatched {
-                self.timing.fetch(ready);
-            }
         } else {
-            let done = self.data_miss(uncore, line, ready);
+            done = self.data_miss(uncore, line, ready);
+        }
+        if X::LATE_CHECKS {
+            (_, done) = self.after_check(ready, done);
+        }
+        if done > dispatched {
             self.timing.fetch(done);
         }
         Ok(Hpa::new(hpa))
+    }
+
+    /// When an access may retire and when it delivers, once the late check of its walk, if it had one, is answered.
+    #[inline(always)]
+    fn after_check(&mut self, ready: Ticks, done: Ticks) -> (Ticks, Ticks) {
+        let checked = std::mem::take(&mut self.checked);
+        (ready.max(checked), done.max(checked))
     }
 
     /// Forgets what was counted, not what is cached: the end of a warm-up.

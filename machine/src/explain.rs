@@ -137,6 +137,13 @@ impl<'a> Scribe<'a> {
         let cycles = (self.port.time - since) / TICKS;
         self.steps.push(Step { what, cycles });
     }
+    /// Writes down the reference beside the tables that the port has just made; `before` are its counts of them before.
+    fn side(&mut self, cell: Cell, at: Hpa, before: [u64; Served::ALL.len()], since: Ticks) {
+        let now = self.port.counters.side;
+        let served = Served::ALL.into_iter().find(|s| now[*s as usize] != before[*s as usize]);
+        let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
+        self.write(What::Side { cell, at, node, served: served.unwrap_or(Served::L1) }, since);
+    }
 }
 
 impl Port for Scribe<'_> {
@@ -159,15 +166,20 @@ impl Port for Scribe<'_> {
         let since = self.port.time;
         let before = self.port.counters.side;
         self.port.side_reference(cell, at);
-        let now = self.port.counters.side;
-        let served = Served::ALL.into_iter().find(|s| now[*s as usize] != before[*s as usize]);
-        let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
-        self.write(What::Side { cell, at, node, served: served.unwrap_or(Served::L1) }, since);
+        self.side(cell, at, before, since);
     }
     fn check(&mut self, check: Check) {
         let since = self.port.time;
         self.port.check(check);
         self.write(What::Check(check), since);
+    }
+    fn late_check(&mut self, check: Check, cell: Cell, at: Hpa) {
+        // What it adds to the walk is the wait for the late check before.
+        let since = self.port.time;
+        let before = self.port.counters.side;
+        self.port.late_check(check, cell, at);
+        self.side(cell, at, before, since);
+        self.steps.push(Step { what: What::Check(check), cycles: 0 });
     }
     fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable> {
         let since = self.port.time;
@@ -220,7 +232,7 @@ impl<T: TlbTag> Core<T> {
         Explained { steps: scribe.steps, end }
     }
 
-    /// Walks at `start` and writes the walk down; the result and when it ended.
+    /// Walks at `start` and writes the walk down; the result, when it ended, and when its last late check is answered.
     #[cold]
     #[inline(never)]
     pub(crate) fn recorded_walk<X: Translation>(
@@ -230,16 +242,16 @@ impl<T: TlbTag> Core<T> {
         va: Va,
         intent: Intent,
         (walker, start): (usize, Ticks),
-    ) -> (Result<Leaf, Fault>, Ticks) {
+    ) -> (Result<Leaf, Fault>, Ticks, Ticks) {
         let group = T::group_va(&self.context, va);
         let mut scribe = Scribe::new(self.port(uncore, start));
         let end = translation.walk(&mut scribe, group, intent);
-        let (time, steps) = (scribe.port.time, scribe.steps);
+        let (time, checked, steps) = (scribe.port.time, scribe.port.checked, scribe.steps);
         if let Some(recorder) = &mut self.recorder {
             let walk = Explained { steps, end };
             recorder.walks.push(Recorded { va, intent, start, walker, walk });
         }
-        (end, time)
+        (end, time, checked)
     }
 
     /// Which level of TLBs would answer a load of `va`, first (1) or second (2).

@@ -42,6 +42,8 @@ pub(crate) struct WalkPort<'a> {
     pub caches: &'a mut WalkCaches,
     pub counters: &'a mut Counters,
     pub time: Ticks,
+    /// When the newest late check is answered.
+    pub checked: Ticks,
 }
 
 impl Port for WalkPort<'_> {
@@ -66,6 +68,15 @@ impl Port for WalkPort<'_> {
         if check != Check::EscapeFilter {
             self.time += self.path.latencies.check;
         }
+    }
+
+    fn late_check(&mut self, check: Check, cell: Cell, at: Hpa) {
+        // What the walker read last is used from here on: the check of the table that it was in must be answered.
+        self.time = self.time.max(self.checked);
+        let since = self.time;
+        self.side_reference(cell, at);
+        self.check(check);
+        self.checked = core::mem::replace(&mut self.time, since);
     }
 
     #[inline(always)]

@@ -225,7 +225,7 @@ impl World {
             let root = self.array.get(twin).map(|given| (given.frame(), given.colour()));
             let bits = Bits(&self.tags, &self.mem);
             let entered = Entered { root, levels: 4, owner: OWNER };
-            let checks = Checks { tables: true };
+            let checks = Checks { tables: true, overlapped: false };
             let walk = PassThrough { bits: &bits, tags: &self.tags, entered, frames: 1 << 22, checks };
             match walk.walk(&mut Full, va, intent) {
                 Ok(leaf) => {

@@ -6,17 +6,13 @@ use anyhow::{Result, bail};
 use lab::reproduce::passthrough::{self as report, CASES, Judgement, LABELS, Measured, Setting, Size};
 use mechanisms::passthrough::Checks;
 use mechanisms::passthrough::attack::{ATTACKS, Attack, Tally};
+use paging::random::SplitMix64;
 use std::fmt::Write;
 use std::path::Path;
 
-fn splitmix(mut state: u64) -> impl FnMut() -> u64 {
-    move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
+fn splitmix(seed: u64) -> impl FnMut() -> u64 {
+    let mut random = SplitMix64(seed);
+    move || random.next()
 }
 
 const ATTACKS_INTRODUCTION: &str = "\
@@ -39,7 +35,8 @@ pub fn attack(args: &AttackArgs, output: Output) -> Result<()> {
     let mut rows: Vec<(&Attack, bool, Tally)> = Vec::new();
     for tables in [true, false] {
         for attack in ATTACKS.iter().filter(wanted) {
-            let tally = attack.run(Checks { tables }, args.rounds, &mut splitmix(args.seed));
+            let tally =
+                attack.run(Checks { tables, overlapped: false }, args.rounds, &mut splitmix(args.seed));
             rows.push((attack, tables, tally));
         }
     }
@@ -165,11 +162,11 @@ fn heading(setting: Setting) -> String {
         "\n{}: {} … {}\ncycles per access, and exits per 1000 accesses\n{:10}",
         setting.name(),
         systems[0],
-        systems[5],
+        systems[systems.len() - 1],
         ""
     );
     LABELS.iter().for_each(|label| {
-        let _ = write!(text, "{label:>18}");
+        let _ = write!(text, "{label:>15}");
     });
     text + &format!("{:>14}{:>14}\n", "TPT/nested", "TPT/shadow")
 }
@@ -178,7 +175,7 @@ fn line(row: &Measured) -> String {
     let mut text = format!("{:10}", row.case.name);
     for at in 0..LABELS.len() {
         let cell = format!("{:.1} ({:.2})", row.cycles[at], row.exits[at]);
-        let _ = write!(text, "{cell:>18}");
+        let _ = write!(text, "{cell:>15}");
     }
     let faster = |a| format!("{:.2}x", row.speedup(a, 4));
     text + &format!("{:>14}{:>14}\n", faster(1), faster(2))

@@ -229,6 +229,13 @@ pub trait Port {
     /// A check beside the walker.
     fn check(&mut self, check: Check);
 
+    /// A check against the word at `at`, which is loaded while the walker takes its next step (while the core loads
+    /// the data, after its last one): nothing of that step is used before the answer is here.
+    fn late_check(&mut self, check: Check, cell: Cell, at: Hpa) {
+        self.side_reference(cell, at);
+        self.check(check);
+    }
+
     /// The deepest cached table on the way to `addr` in a table of `levels`
     /// levels; in the host dimension, for row `row` of the grid.
     fn cached_table(&mut self, dim: Dim, addr: u64, levels: u8, row: u8) -> Option<CachedTable>;
@@ -257,6 +264,9 @@ pub trait Translation {
     /// Where `va` lies now, with no step taken and no bit set; for prefetching
     /// and for the oracle.
     fn peek(&self, va: Va) -> Option<Hpa>;
+
+    /// Whether [`Port::late_check`] is ever called; a core does not wait for one otherwise.
+    const LATE_CHECKS: bool = false;
 
     /// Whether [`direct`](Self::direct) ever answers; a core does not ask otherwise.
     const DIRECT: bool = false;

@@ -156,7 +156,8 @@ pub(super) fn passing<'a>(
     let twin = root_of(guest, table, system)?;
     let entered = host.passthrough_registers(guest.vm, twin, table.levels()).ok()?;
     let bits = GuestBits { tags: &passed.tags, guest: guest.kernel.mem().inner(), host: host.mem() };
-    let checks = Checks { tables: system.passthrough.table_check };
+    let checks =
+        Checks { tables: system.passthrough.table_check, overlapped: system.passthrough.overlapped_check };
     Some(Ready { bits, tags: &passed.tags, entered, frames, checks })
 }
 

@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     };
-    let mut prison = Prison::new(Checks { tables: true }, &mut random);
+    let mut prison = Prison::new(Checks { tables: true, overlapped: false }, &mut random);
     let (breaches, _) = play(&mut prison, acts);
     assert!(breaches.is_empty(), "isolation is broken: {breaches:?}");
 });

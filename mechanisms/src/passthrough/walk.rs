@@ -24,6 +24,9 @@ pub struct Checks {
     /// The frame of each table that the walker goes into. (That of the data page
     /// is checked always.)
     pub tables: bool,
+    /// Tags are looked up beside the walker's next step, not before it. What that step loads is not used
+    /// before the tag was compared: no bits are set, nothing is cached, no data delivered.
+    pub overlapped: bool,
 }
 
 /// The registers of a CPU that runs in pass-through mode.
@@ -42,7 +45,8 @@ pub struct Entered {
 ///
 /// Order at each step: the entry is loaded; it is judged; the tag of the frame that
 /// it points to is loaded and compared; only then are accessed and dirty bits
-/// set, the walk caches filled, and the frame used. What caches and TLBs hold was
+/// set, the walk caches filled, and the frame used. (Overlapped, the tag's load and
+/// the next step's go at once, and what the next step loaded waits for the tag.) What caches and TLBs hold was
 /// checked, and is flushed when a tag changes.
 #[derive(Debug)]
 pub struct PassThrough<'a, B> {
@@ -85,8 +89,13 @@ impl<B: FrameBits> PassThrough<'_, B> {
         frame: Hfn,
         colour: u8,
     ) -> Result<PageSize, Fault> {
-        port.side_reference(Cell { guest: level, host: 0 }, self.tags.address(frame));
-        port.check(Check::FrameTag);
+        let (cell, at) = (Cell { guest: level, host: 0 }, self.tags.address(frame));
+        if self.checks.overlapped {
+            port.late_check(Check::FrameTag, cell, at);
+        } else {
+            port.side_reference(cell, at);
+            port.check(Check::FrameTag);
+        }
         self.tags.admits(self.entered.owner, frame, colour).ok_or(Fault::Tag { va, frame })
     }
 
@@ -125,6 +134,7 @@ impl<B: FrameBits> PassThrough<'_, B> {
 
 impl<B: FrameBits> Translation for PassThrough<'_, B> {
     type Located = LeafPlace;
+    const LATE_CHECKS: bool = true;
     const STAGES: u8 = 1;
 
     #[inline(always)]
