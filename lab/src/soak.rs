@@ -120,7 +120,15 @@ impl Case {
             let system = system_name(&mut dice, &bases);
             let machine = dice.one(&machines);
             let Some(profile) = Profile::builtin(machine).ok() else { continue };
-            let fits = |system: &System| system.check_on(profile.topology.sockets as usize).is_ok();
+            let topology = &profile.topology;
+            // Pages of 1 GiB that forked processes copy: turmoil may want 24 of them at a time, and a machine
+            // whose free memory small frames have spoilt runs out, as it should.
+            let huge =
+                |system: &System| [&system.kernel, &system.host].iter().any(|s| s.pages == Pages::Huge1G);
+            let large = topology.gib_per_socket * u64::from(topology.sockets) >= 128;
+            let fits = |system: &System| {
+                system.check_on(topology.sockets as usize).is_ok() && (large || !huge(system))
+            };
             let Some(system) = System::parse(&system).ok().filter(fits) else { continue };
             return Case {
                 system: system.to_string(),
