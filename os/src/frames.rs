@@ -65,6 +65,10 @@ impl<S: PhysSpace> TableFrames<S> for PoolFrames<'_, S> {
         request.cpu = self.cpu;
         self.pool.alloc(if strict { request.strict() } else { request })
     }
+    fn alloc_tables(&mut self, node: NodeId, order: u8) -> Result<Frame<S>, NoFrame> {
+        let request = AllocRequest::new(node, FrameState::Table).strict().opportunistic();
+        self.pool.alloc(AllocRequest { cpu: self.cpu, ..request.order(order) })
+    }
     fn free_table(&mut self, frame: Frame<S>) {
         match self.cache.take() {
             Some(cache) => {

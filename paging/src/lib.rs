@@ -9,6 +9,7 @@
 //! | seam | what it decides | baseline here |
 //! |---|---|---|
 //! | [`TableMemory`] | where table bits live | [`Arena`] |
+//! | [`Walked`] | where in a table a walker finds the entry for an address | any [`TableMemory`]: a page a level |
 //! | [`TableOps`] | how table pages are allocated, freed, written, read back; which root a node loads | [`OneCopy`] |
 //! | [`FrameSource`] | which frame answers a fault | [`FromBuddy`] |
 //! | [`Translation`] | the way from a virtual address to host memory, step by step | [`Native`], [`Nested`], [`Shadow`] |
@@ -44,5 +45,5 @@ pub use table::{Forked, Found, LeafAt, MapError, PageTable};
 pub use tag::{AsidVmid, TlbTag, tlb_key};
 pub use walk::{
     CachedTable, Cell, Check, Dim, Direct, Fault, HostDim, HostLeaf, HostStage, Intent, Leaf, Native, Nested,
-    Port, Rights, Shadow, Translation, Why,
+    Port, Rights, Shadow, Translation, Walked, Why,
 };

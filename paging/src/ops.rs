@@ -14,7 +14,7 @@
 use crate::addr::{Addr, Frame, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
 use crate::flush::{Flush, Reach};
-use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet};
+use crate::frames::{MAX_NODES, NoFrame, NodeId, NodePolicy, NodeSet, Watermark};
 use crate::memory::{ENTRIES, Slot, TableMemory, modify};
 use crate::sync::{AtomicU64, Ordering};
 use core::fmt;
@@ -71,6 +71,23 @@ pub trait TableFrames<S: PhysSpace> {
     /// # Errors
     /// If no frame is left (on the node, when strict).
     fn alloc_table(&mut self, node: NodeId, strict: bool) -> Result<Frame<S>, NoFrame>;
+    /// 2^`order` frames for table pages, one behind the other, the first aligned to that many; all on `node`.
+    /// Each is given back by itself.
+    ///
+    /// # Errors
+    /// If the node has no such block to spare, or this source never has one: a mechanism that asks can
+    /// do without.
+    fn alloc_tables(&mut self, node: NodeId, order: u8) -> Result<Frame<S>, NoFrame> {
+        Err(NoFrame {
+            frames: 1 << order,
+            node: node.0,
+            policy: NodePolicy::Strict,
+            watermark: Watermark::Opportunistic,
+            free_on_node: 0,
+            free: 0,
+            blocks_on_node: 0,
+        })
+    }
     /// Gives the frame of a table page back.
     fn free_table(&mut self, frame: Frame<S>);
     /// The node that a frame belongs to.
@@ -119,7 +136,20 @@ impl<M: TableMemory> TableEnv<'_, M> {
         }
         Ok(frame)
     }
-    /// Frees a table page made by [`TableEnv::new_table`].
+    /// 2^`order` empty table pages in a row on `node`; each is freed by itself.
+    ///
+    /// # Errors
+    /// If the node has no such block.
+    pub fn new_tables(&mut self, node: NodeId, order: u8) -> Result<Frame<M::Space>, NoFrame> {
+        let first = self.frames.alloc_tables(node, order)?;
+        for page in 0..1 << order {
+            self.mem.create(first.offset(page));
+        }
+        self.work.tables_allocated += 1;
+        self.work.zeroed[self.frames.node_of(first).index()] += 1 << order;
+        Ok(first)
+    }
+    /// Frees a table page made by [`TableEnv::new_table`] or [`TableEnv::new_tables`].
     pub fn free_table(&mut self, frame: Frame<M::Space>) {
         self.mem.discard(frame);
         self.frames.free_table(frame);
@@ -267,6 +297,18 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
 
     /// The root that a CPU of `node` loads.
     fn hardware_root(&self, master: Frame<M::Space>, node: NodeId) -> Frame<M::Space>;
+
+    /// Software bits that the register holds beside that root, as an entry that points to a
+    /// table does ([`NewTable::link`]).
+    fn root_link(&self, _master: Frame<M::Space>, _node: NodeId) -> Flags {
+        Flags::NONE
+    }
+
+    /// The root of a tree of ordinary tables, a page a level, that ends in the leaf tables which a CPU of
+    /// `node` walks: for who counts what walkers find.
+    fn ordinary_root(&self, master: Frame<M::Space>, node: NodeId) -> Frame<M::Space> {
+        self.hardware_root(master, node)
+    }
 
     /// The root from which software on a CPU of `node` goes down; its entries
     /// lead to every table.

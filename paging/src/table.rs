@@ -148,6 +148,14 @@ impl<I: Space, M: TableMemory> PageTable<I, M> {
     pub fn hardware_root(&self, node: NodeId) -> Frame<M::Space> {
         self.ops.hardware_root(self.root, node)
     }
+    /// The software bits beside it in the register.
+    pub fn root_link(&self, node: NodeId) -> Flags {
+        self.ops.root_link(self.root, node)
+    }
+    /// The root of ordinary tables that end in the leaf tables a CPU of `node` walks.
+    pub fn ordinary_root(&self, node: NodeId) -> Frame<M::Space> {
+        self.ops.ordinary_root(self.root, node)
+    }
     /// The root from which software on `node` goes down.
     fn software_root(&self, node: NodeId) -> Frame<M::Space> {
         self.software_roots[node.index()]

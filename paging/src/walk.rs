@@ -11,7 +11,7 @@
 //! ([`Cell`]): row = the guest level that it serves, column = the host level,
 //! with column 0 for the guest's own entry and row 0 for the data page.
 
-use crate::addr::{Addr, Gfn, Gpa, GuestPhys, Hfn, HostPhys, Hpa, PageSize, PhysSpace, Va};
+use crate::addr::{Addr, Frame, Gfn, Gpa, GuestPhys, Hfn, HostPhys, Hpa, PageSize, PhysSpace, Va};
 use crate::entry::{Entry, Flags};
 use crate::memory::{Slot, TableMemory};
 use crate::sync::Ordering;
@@ -296,6 +296,63 @@ pub trait Translation {
     fn arrive(&self, va: Va, located: Self::Located) -> Option<Hpa>;
 }
 
+/// Tables as a walker reads them: where the entry for an address is.
+///
+/// All [`TableMemory`] is walked page by page, a level each. A mechanism whose tables have
+/// another shape wraps the memory, and the walks of this module find their way in it.
+pub trait Walked {
+    /// The physical space whose frames hold the tables.
+    type Space: PhysSpace;
+
+    /// Whether software bits of entries that point to tables (9-11, shifted down: a *link*) say what
+    /// shape a table has. A walker of ordinary tables is compiled without them.
+    const LINKS: bool = false;
+
+    /// The bits of an entry; `None` where there is no table.
+    fn word(&self, slot: Slot<Self::Space>) -> Option<&crate::sync::AtomicU64>;
+
+    /// The link of the root: the register that holds it has software bits, too.
+    #[inline(always)]
+    fn root_link(&self) -> u8 {
+        0
+    }
+
+    /// The entry for `addr` in the table at `table`, which has entries of `level` if it is an ordinary one
+    /// and which is linked with `link`; and the level of that entry.
+    #[inline(always)]
+    fn entry_of(
+        &self,
+        table: Frame<Self::Space>,
+        level: u8,
+        _link: u8,
+        addr: u64,
+    ) -> (Slot<Self::Space>, u8) {
+        (Slot::new(table, Addr::<Self::Space>::new(addr).index(level)), level)
+    }
+
+    /// Whether a table linked with `link` is more than a page, so that where its first page lies does
+    /// not tell where the others do.
+    #[inline(always)]
+    fn has_pages(_link: u8) -> bool {
+        false
+    }
+}
+
+impl<M: TableMemory> Walked for M {
+    type Space = M::Space;
+
+    #[inline(always)]
+    fn word(&self, slot: Slot<M::Space>) -> Option<&crate::sync::AtomicU64> {
+        self.cell(slot)
+    }
+}
+
+/// The link of the table that an entry points to.
+#[inline(always)]
+pub const fn link_of(entry: Entry) -> u8 {
+    (entry.0 >> 9 & 7) as u8
+}
+
 /// A leaf entry that was found: its bits, and its level.
 #[derive(Debug)]
 pub struct LeafCell<'a> {
@@ -396,7 +453,7 @@ pub fn leaf_bits(write: bool) -> Flags {
     if write { Flags::ACCESSED.with(Flags::DIRTY) } else { Flags::ACCESSED }
 }
 
-impl<M: TableMemory<Space = HostPhys>> Native<'_, M> {
+impl<M: Walked<Space = HostPhys>> Native<'_, M> {
     /// Walks without steps; `(slot, entry, size)` of the leaf.
     #[inline(always)]
     fn descend(&self, addr: u64) -> Option<(Slot<HostPhys>, Entry, PageSize)> {
@@ -406,20 +463,22 @@ impl<M: TableMemory<Space = HostPhys>> Native<'_, M> {
 
 /// Goes down a table silently, to the leaf.
 #[inline(always)]
-fn descend<M: TableMemory>(
+fn descend<M: Walked>(
     mem: &M,
-    root: crate::Frame<M::Space>,
+    root: Frame<M::Space>,
     levels: u8,
     addr: u64,
 ) -> Option<(Slot<M::Space>, Entry, PageSize)> {
-    let (mut table, mut level) = (root, levels);
+    let (mut table, mut level, mut link) = (root, levels, mem.root_link());
     loop {
-        let slot = Slot::new(table, Addr::<M::Space>::new(addr).index(level));
-        let entry = mem.load(slot);
+        let (slot, at) = mem.entry_of(table, level, link, addr);
+        level = at;
+        let entry = mem.word(slot).map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
         match judge::<M::Space>(entry, level, u64::MAX) {
             Ok(Step::Table(next)) => {
                 table = next;
                 level -= 1;
+                link = link_of(entry);
             }
             Ok(Step::Leaf(size)) => return Some((slot, entry, size)),
             Err(_) => return None,
@@ -431,17 +490,18 @@ fn descend<M: TableMemory>(
 /// way) and prefetches it, without reading a level-1 entry. `near` is told the
 /// places of the entries of level 2 and 1.
 #[inline(always)]
-fn locate<'a, M: TableMemory>(
+fn locate<'a, M: Walked>(
     mem: &'a M,
-    root: crate::Frame<M::Space>,
+    root: Frame<M::Space>,
     levels: u8,
     addr: u64,
     near: &mut impl FnMut(Slot<M::Space>),
 ) -> Option<(LeafCell<'a>, Slot<M::Space>)> {
-    let (mut table, mut level) = (root, levels);
+    let (mut table, mut level, mut link) = (root, levels, mem.root_link());
     loop {
-        let slot = Slot::new(table, Addr::<M::Space>::new(addr).index(level));
-        let cell = mem.cell(slot)?;
+        let (slot, at) = mem.entry_of(table, level, link, addr);
+        level = at;
+        let cell = mem.word(slot)?;
         if level <= 2 {
             near(slot);
         }
@@ -449,10 +509,12 @@ fn locate<'a, M: TableMemory>(
             crate::prefetch::prefetch(cell);
             return Some((LeafCell { cell, level }, slot));
         }
-        match judge::<M::Space>(Entry(cell.load(Ordering::Relaxed)), level, u64::MAX) {
+        let entry = Entry(cell.load(Ordering::Relaxed));
+        match judge::<M::Space>(entry, level, u64::MAX) {
             Ok(Step::Table(next)) => {
                 table = next;
                 level -= 1;
+                link = link_of(entry);
             }
             Ok(Step::Leaf(_)) => return Some((LeafCell { cell, level }, slot)),
             Err(_) => return None,
@@ -460,7 +522,7 @@ fn locate<'a, M: TableMemory>(
     }
 }
 
-impl<'a, M: TableMemory<Space = HostPhys>> Translation for Native<'a, M> {
+impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
     type Located = LeafCell<'a>;
     const STAGES: u8 = 1;
 
@@ -469,12 +531,13 @@ impl<'a, M: TableMemory<Space = HostPhys>> Translation for Native<'a, M> {
         let (mut table, mut level, mut rights, mut link) =
             match port.cached_table(Dim::Guest, va.raw(), self.levels, 0) {
                 Some(c) => (c.host, c.level, c.rights, c.link),
-                None => (self.root, self.levels, Rights::ALL, 0),
+                None => (self.root, self.levels, Rights::ALL, self.mem.root_link()),
             };
         loop {
-            let slot = Slot::new(table, va.index(level));
+            let (slot, at) = self.mem.entry_of(table, level, link, va.raw());
+            level = at;
             port.reference(Cell { guest: level, host: 0 }, slot.addr());
-            let cell = self.mem.cell(slot);
+            let cell = self.mem.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
             let step =
                 judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Page { va, level, why })?;
@@ -484,7 +547,7 @@ impl<'a, M: TableMemory<Space = HostPhys>> Translation for Native<'a, M> {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
-                    link = (entry.0 >> 9 & 7) as u8;
+                    link = link_of(entry);
                     let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
                     port.cache_table(Dim::Guest, va.raw(), cached);
                 }
@@ -570,7 +633,7 @@ pub trait HostStage {
     fn arrive(&self, gpa: Gpa, located: Self::Located) -> Option<Hpa>;
 }
 
-impl<'a, M: TableMemory<Space = HostPhys>> HostStage for HostDim<'a, M> {
+impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
     type Located = LeafCell<'a>;
 
     /// Nested TLB, then page-walk cache, then references.
@@ -582,15 +645,16 @@ impl<'a, M: TableMemory<Space = HostPhys>> HostStage for HostDim<'a, M> {
             return Ok(leaf);
         }
         let write = intent.write;
-        let (mut table, mut level, mut rights) =
+        let (mut table, mut level, mut rights, mut link) =
             match port.cached_table(Dim::Host, gpa.raw(), self.levels, row) {
-                Some(c) => (c.host, c.level, c.rights),
-                None => (self.root, self.levels, Rights::ALL),
+                Some(c) => (c.host, c.level, c.rights, c.link),
+                None => (self.root, self.levels, Rights::ALL, self.mem.root_link()),
             };
         loop {
-            let slot = Slot::new(table, gpa.index(level));
+            let (slot, at) = self.mem.entry_of(table, level, link, gpa.raw());
+            level = at;
             port.reference(Cell { guest: row, host: level }, slot.addr());
-            let cell = self.mem.cell(slot);
+            let cell = self.mem.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
             let step = judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Nested {
                 gpa,
@@ -603,7 +667,8 @@ impl<'a, M: TableMemory<Space = HostPhys>> HostStage for HostDim<'a, M> {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
-                    let cached = CachedTable { level, frame: next.number(), host: next, rights, link: 0 };
+                    link = if M::LINKS { link_of(entry) } else { 0 };
+                    let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
                     port.cache_table(Dim::Host, gpa.raw(), cached);
                 }
                 Step::Leaf(size) => {
@@ -681,7 +746,7 @@ pub enum NestedLeaf<'a, L> {
 
 impl<'a, G, D> Translation for Nested<'a, G, D>
 where
-    G: TableMemory<Space = GuestPhys>,
+    G: Walked<Space = GuestPhys>,
     D: HostStage,
 {
     type Located = NestedLeaf<'a, D::Located>;
@@ -693,11 +758,17 @@ where
         // frame too, so a hit skips the host walk for that table.
         let cached = port.cached_table(Dim::Guest, va.raw(), self.levels, 0);
         let (mut table, mut level, mut rights, mut link, mut host) = match cached {
-            Some(c) => (Gfn::new(c.frame), c.level, c.rights, c.link, Some(c.host)),
-            None => (self.root, self.levels, Rights::ALL, 0, None),
+            Some(c) => {
+                let host = (!G::has_pages(c.link)).then_some(c.host);
+                (Gfn::new(c.frame), c.level, c.rights, c.link, host)
+            }
+            None => (self.root, self.levels, Rights::ALL, self.guest.root_link(), None),
         };
         loop {
-            let slot = Slot::new(table, va.index(level));
+            let (slot, entry_level) = self.guest.entry_of(table, level, link, va.raw());
+            level = entry_level;
+            // The one of the table's pages that was walked, to be remembered as a table of its own.
+            let mut page = None;
             let at = match host {
                 Some(frame) => frame.base().offset(slot.index as u64 * 8),
                 None => {
@@ -706,29 +777,43 @@ where
                     // vol. 2 §15.25.6).
                     let leaf = self.host.translate(port, slot.addr(), level, Intent::WRITE)?;
                     if level < self.levels {
-                        let cached =
-                            CachedTable { level, frame: table.number(), host: leaf.frame, rights, link };
-                        port.cache_table(Dim::Guest, va.raw(), cached);
+                        let frame = slot.table.number();
+                        let cached = CachedTable { level, frame, host: leaf.frame, rights, link };
+                        if G::has_pages(link) {
+                            page = Some(CachedTable { link: 0, ..cached });
+                        } else {
+                            port.cache_table(Dim::Guest, va.raw(), cached);
+                        }
                     }
                     leaf.frame.base().offset(slot.index as u64 * 8)
                 }
             };
             port.reference(Cell { guest: level, host: 0 }, at);
-            let cell = self.guest.cell(slot);
+            let cell = self.guest.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
             let step = judge::<GuestPhys>(entry, level, self.frames).map_err(|why| Fault::Page {
                 va,
                 level,
                 why,
             })?;
+            if let Some(cached) = page {
+                // Only one that is in use: whoever empties it owes a flush for what it mapped.
+                port.cache_table(Dim::Guest, va.raw(), cached);
+            }
             rights = rights.under(entry);
             match step {
                 Step::Table(next) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
-                    link = (entry.0 >> 9 & 7) as u8;
+                    link = link_of(entry);
                     host = None;
+                    if G::has_pages(link) {
+                        // Which of its pages is not known here, so without a place in the host.
+                        let (frame, host) = (next.number(), Hfn::default());
+                        let cached = CachedTable { level, frame, host, rights, link };
+                        port.cache_table(Dim::Guest, va.raw(), cached);
+                    }
                 }
                 Step::Leaf(size) => {
                     if !rights.allow(intent) {

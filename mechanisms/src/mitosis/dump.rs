@@ -160,7 +160,7 @@ impl Dump {
     ) {
         let mut trees: Vec<(Frame<M::Space>, Matrix)> = Vec::new();
         for node in 0..self.nodes {
-            let root = table.hardware_root(NodeId(node as u8));
+            let root = table.ordinary_root(NodeId(node as u8));
             let known = trees.iter().position(|&(known, _)| known == root);
             let at = known.unwrap_or_else(|| {
                 let mut found = Matrix::default();

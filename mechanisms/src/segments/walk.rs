@@ -6,7 +6,7 @@
 use super::registers::{Answer, Registers};
 use paging::{
     Check, Direct, Fault, Gpa, GuestPhys, HostLeaf, HostPhys, HostStage, Hpa, Intent, Leaf, Nested, PageSize,
-    Port, Rights, TableMemory, Translation, Va, Virt,
+    Port, Rights, Translation, Va, Virt, Walked,
 };
 
 fn segment_leaf(frame: paging::Hfn, size: PageSize) -> Leaf {
@@ -181,7 +181,7 @@ impl<G, D> Segmented<'_, G, D> {
 
 impl<'a, G, D> Translation for Segmented<'a, G, D>
 where
-    G: TableMemory<Space = GuestPhys>,
+    G: Walked<Space = GuestPhys>,
     D: HostStage,
 {
     type Located = VmPlace<<Nested<'a, G, VmmStage<'a, D>> as Translation>::Located, Place<D::Located>>;
