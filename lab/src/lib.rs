@@ -10,6 +10,7 @@ pub mod huge;
 pub mod layout;
 pub mod look;
 pub mod matrix;
+mod named;
 pub mod names;
 pub mod numa;
 pub mod oracle;

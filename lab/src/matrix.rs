@@ -7,12 +7,12 @@
 use crate::system::{self, System};
 
 /// An axis of the design.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Axis {
     /// Its name.
     pub name: &'static str,
     /// What can be chosen, the baseline first: what a name adds for it.
-    pub choices: &'static [&'static str],
+    pub choices: Vec<&'static str>,
     /// Only in a VM.
     pub of_vm: bool,
 }
@@ -20,23 +20,32 @@ pub struct Axis {
 /// Page sizes of the kernel that the processes run on, and of the host under it.
 const PAGES: &[&str] = &["4k", "thp", "2m", "1g"];
 
-/// The axes but the way of translation and the page sizes.
-pub const AXES: &[Axis] = &[
-    Axis {
-        name: "tables",
-        choices: &["", "placement=interleave", "pt-node=0", "mitosis", "vmitosis+numa-balancing"],
-        of_vm: false,
-    },
-    Axis { name: "what the guest sees of nodes", choices: &["", "vnuma", "mitosis=no-p"], of_vm: true },
-    Axis {
-        name: "the VM's tables",
-        choices: &["", "host-placement=interleave", "host-pt-node=0", "host-mitosis", "host-vmitosis"],
-        of_vm: true,
-    },
-    Axis { name: "frames", choices: &["", "ptemagnet", "frag=0.5", "frag=0.5+ptemagnet"], of_vm: false },
-    Axis { name: "sharing", choices: &["", "babelfish", "babelfish=tables", "babelfish=tlb"], of_vm: false },
-    Axis { name: "levels", choices: &["", "5level"], of_vm: false },
-];
+/// The axes but the way of translation and the page sizes. A mechanism of the list is one more choice of
+/// who keeps tables, on each side.
+pub fn axes() -> Vec<Axis> {
+    let axis = |name, choices: &[&'static str], of_vm| Axis { name, choices: choices.to_vec(), of_vm };
+    let mut axes = vec![
+        axis(
+            "tables",
+            &["", "placement=interleave", "pt-node=0", "mitosis", "vmitosis+numa-balancing"],
+            false,
+        ),
+        axis("what the guest sees of nodes", &["", "vnuma", "mitosis=no-p"], true),
+        axis(
+            "the VM's tables",
+            &["", "host-placement=interleave", "host-pt-node=0", "host-mitosis", "host-vmitosis"],
+            true,
+        ),
+        axis("frames", &["", "ptemagnet", "frag=0.5", "frag=0.5+ptemagnet"], false),
+        axis("sharing", &["", "babelfish", "babelfish=tables", "babelfish=tlb"], false),
+        axis("levels", &["", "5level"], false),
+    ];
+    for about in crate::named::all() {
+        axes[0].choices.push(about.name);
+        axes[2].choices.push(about.host_name);
+    }
+    axes
+}
 
 /// A combination: its name, and the system or why it is none.
 #[derive(Clone, PartialEq, Debug)]
@@ -58,7 +67,7 @@ pub fn combinations() -> impl Iterator<Item = Combination> {
                 host => format!("{base}-{kernel}-{host}"),
             })
         });
-        let axes: Vec<Axis> = AXES.iter().filter(|axis| virtual_ || !axis.of_vm).copied().collect();
+        let axes: Vec<Axis> = axes().into_iter().filter(|axis| virtual_ || !axis.of_vm).collect();
         pages.flat_map(move |head| {
             let count: usize = axes.iter().map(|axis| axis.choices.len()).product();
             let axes = axes.clone();

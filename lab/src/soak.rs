@@ -4,7 +4,7 @@
 //! number, so that it does not matter how many threads draw cases, or which of them ends first.
 
 use crate::experiment::{self, Experiment, ExperimentError};
-use crate::matrix::AXES;
+use crate::matrix::axes;
 use crate::system::{self, Pages, System};
 use machine::input::Source;
 use machine::profile::Profile;
@@ -240,8 +240,8 @@ fn system_name(dice: &mut Dice, bases: &[(&str, system::Translation)]) -> String
     if in_vm {
         name = format!("{name}-{}", dice.one(&pages));
     }
-    for axis in AXES.iter().filter(|axis| in_vm || !axis.of_vm) {
-        let choice = dice.one(axis.choices);
+    for axis in axes().iter().filter(|axis| in_vm || !axis.of_vm) {
+        let choice = dice.one(&axis.choices);
         if !choice.is_empty() {
             name = format!("{name}+{choice}");
         }

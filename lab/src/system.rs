@@ -9,6 +9,7 @@ use crate::numa::{Interference, Replication};
 use crate::passthrough::PassThrough;
 use crate::segments::Segments;
 use crate::sharing::{Aslr, Babelfish};
+use mechanisms::Named;
 use mechanisms::ptemagnet::Settings;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -141,6 +142,9 @@ pub struct Side {
     pub ptemagnet_from_mib: u64,
     /// Replication only for these processes of the input and their children, a bit each; for all if 0.
     pub replicated_processes: u64,
+    /// A mechanism of the list.
+    #[serde(with = "crate::named::by_name", skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<Named>,
 }
 
 impl Default for Side {
@@ -161,6 +165,7 @@ impl Default for Side {
             group_limit_mib: 0,
             ptemagnet_from_mib: 0,
             replicated_processes: 0,
+            mechanism: None,
         }
     }
 }
@@ -231,7 +236,11 @@ pub struct SystemError {
 }
 
 /// Systems with names of their own, and what each is, in the order of reports.
-pub const PRESETS: &[(&str, &str)] = &[
+pub fn presets() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PRESETS.iter().copied().chain(crate::named::presets())
+}
+
+const PRESETS: &[(&str, &str)] = &[
     ("native", "one dimension, 4 KiB pages"),
     ("native-thp", "one dimension, transparent huge pages"),
     ("native-2m", "one dimension, reserved 2 MiB pages"),
@@ -350,7 +359,7 @@ impl System {
             Some(base) => *base,
             None => {
                 let other = head.split('-').next().unwrap_or_default();
-                let known: Vec<&str> = PRESETS.iter().map(|(n, _)| *n).collect();
+                let known: Vec<&str> = presets().map(|(name, _)| name).collect();
                 let near = crate::names::nearest(head, &known);
                 return Err(error(
                     format!("`{other}` is no way of translation"),
@@ -498,8 +507,12 @@ impl System {
                 self.kernel.pcp_batch = frames.ok_or_else(wrong)?;
             }
             _ => {
+                if let Some(taken) = self.take_named(feature) {
+                    return taken.map_err(|reason| (reason, None));
+                }
+                let features = System::features();
                 let known: Vec<&str> =
-                    FEATURES.iter().map(|(n, _)| n.split(['=', '[']).next().unwrap_or_default()).collect();
+                    features.iter().map(|(n, _)| n.split(['=', '[']).next().unwrap_or_default()).collect();
                 let hint = crate::names::nearest(key, &known).map(|n| format!("did you mean `{n}`?"));
                 return Err((format!("`{key}` is no feature"), hint));
             }
@@ -508,8 +521,14 @@ impl System {
     }
 
     /// Features that `+` adds to a name, with what they mean.
-    pub fn features() -> &'static [(&'static str, &'static str)] {
-        FEATURES
+    pub fn features() -> Vec<(&'static str, &'static str)> {
+        let of_list = crate::named::all().flat_map(|about| {
+            [
+                (about.name, about.says),
+                (about.host_name, "the same for the host under a VM, and the VM's table"),
+            ]
+        });
+        FEATURES.iter().copied().chain(of_list).collect()
     }
 
     /// Whether the system runs in a VM.
@@ -564,6 +583,7 @@ impl System {
         self.check_segments()?;
         self.check_sharing()?;
         self.check_passthrough()?;
+        self.check_named()?;
         if self.trap_each && self.translation != Translation::Shadow {
             return Err(
                 "`trap-each` is for `shadow`: agile paging has its own rule, and others trap nothing"
@@ -745,7 +765,10 @@ impl fmt::Display for System {
         if self.trap_each {
             f.write_str("+trap-each")?;
         }
-        self.babelfish.map_or(Ok(()), |babelfish| write!(f, "{babelfish}"))
+        if let Some(babelfish) = self.babelfish {
+            write!(f, "{babelfish}")?;
+        }
+        self.named().try_for_each(|name| write!(f, "+{name}"))
     }
 }
 
@@ -755,8 +778,8 @@ mod tests {
 
     #[test]
     fn every_preset_parses_and_prints_as_itself() {
-        for (name, _) in PRESETS {
-            assert_eq!(System::parse(name).unwrap().to_string(), *name);
+        for (name, _) in presets() {
+            assert_eq!(System::parse(name).unwrap().to_string(), name);
         }
         for name in [
             "nested+frag=0.5+host-placement=interleave",

@@ -9,7 +9,12 @@ extern crate alloc;
 
 pub mod agile;
 pub mod babelfish;
+pub mod mechanism;
 pub mod mitosis;
 pub mod passthrough;
 pub mod ptemagnet;
 pub mod segments;
+
+// The list of names. A mechanism is a folder with a module above, and a line here.
+mechanism::mechanisms! {
+}

@@ -32,15 +32,15 @@ pub fn advise(args: &AdviseArgs, output: Output) -> Result<()> {
         processes: setup.as_ref().map_or(1, |setup| setup.processes.len()),
         real_layout: experiment.layout.is_some(),
     };
-    let places: &[&[Remedy]] = match (args.native, args.vm) {
-        (true, false) => &[advise::NATIVE],
-        (false, true) => &[advise::VIRTUAL],
-        _ => &[advise::NATIVE, advise::VIRTUAL],
+    let places: Vec<Vec<Remedy>> = match (args.native, args.vm) {
+        (true, false) => vec![advise::native()],
+        (false, true) => vec![advise::in_vm()],
+        _ => vec![advise::native(), advise::in_vm()],
     };
     // All places at once: one decoded input feeds them.
     let mut chosen: Vec<Vec<Remedy>> = Vec::new();
     experiment.systems.clear();
-    for remedies in places {
+    for remedies in &places {
         let systems = situation.systems(remedies);
         chosen.push(systems.iter().map(|(remedy, _)| *remedy).collect());
         experiment.systems.extend(systems.into_iter().map(|(_, system)| system));

@@ -254,7 +254,7 @@ fn print(text: &str) -> Result<()> {
 
 fn list(what: Listed, output: Output) -> Result<()> {
     let rows: Vec<(String, String)> = match what {
-        Listed::Systems => lab::system::PRESETS.iter().map(|(n, d)| (n.to_string(), d.to_string())).collect(),
+        Listed::Systems => lab::system::presets().map(|(n, d)| (n.to_string(), d.to_string())).collect(),
         Listed::Machines => machine::profile::Profile::list()
             .map(|(name, _)| Ok((name.to_string(), machine::profile::Profile::builtin(name)?.title)))
             .collect::<Result<_>>()?,
@@ -272,8 +272,9 @@ fn list(what: Listed, output: Output) -> Result<()> {
     match what {
         Listed::Systems => {
             text += "\nFeatures, added with `+` (nested+frag=0.5+host-pt-node=1):\n";
-            let width = lab::System::features().iter().map(|(n, _)| n.len()).max().unwrap_or(0);
-            text.extend(lab::System::features().iter().map(|(n, d)| format!("  {n:width$}  {d}\n")));
+            let features = lab::System::features();
+            let width = features.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
+            text.extend(features.iter().map(|(n, d)| format!("  {n:width$}  {d}\n")));
         }
         Listed::Machines => text += "\nA profile of your own: `-m my.toml`.\n",
         Listed::Workloads => {

@@ -1,9 +1,12 @@
 //! The way of translation where containers share translations: the walks of the other systems, with the
 //! mask that the group's tables may have beside them.
 
-use super::translate::{OnCore, native, nested};
+use super::translate::{GuestRooted, HostRooted, OnCore, Rooted, guest_side, vm_side};
 use super::*;
-use mechanisms::babelfish::Babel;
+use machine::core::Core;
+use mechanisms::babelfish::{Babel, BabelTag, Masks};
+use mechanisms::mechanism::Walker;
+use paging::Walked;
 
 impl World {
     /// Lets `job` use the core of a thread of a process in a group.
@@ -25,15 +28,40 @@ impl World {
         let core = &mut machine.cores[thread.cpu.index()];
         let uncore = &mut machine.uncore;
         Ok(match &self.guest {
+            // The group's marks are in ordinary tables: no mechanism of the list keeps those of its processes.
             None => {
-                let walk = native(&self.host, pid, core.node(), self.frames).map_err(failed)?;
-                job.on(core, uncore, &Babel { walk, masks: &masks })
+                let table = self.host.process(pid).map_err(failed)?.space().table();
+                let Rooted { mem, root, levels, frames, .. } =
+                    Rooted::of(table, self.host.mem(), core.node(), self.frames, None);
+                job.on(core, uncore, &Babel { walk: Native { mem, root, levels, frames }, masks: &masks })
             }
             Some(guest) => {
-                let at = (thread.cpu, core.node());
-                let walk = nested(guest, &self.host, pid, at, self.frames).map_err(failed)?;
-                job.on(core, uncore, &Babel { walk, masks: &masks })
+                let mechanism = self.plan.system.host.mechanism;
+                let host = vm_side(&self.host, guest.vm, core.node(), self.frames, mechanism);
+                let host = &host.map_err(failed)?;
+                let guest = &guest_side(guest, pid, thread.cpu, None).map_err(failed)?;
+                host.walked(InVm { guest, host, masks: &masks, core: (core, uncore), job })
             }
         })
+    }
+}
+
+/// A walk in two dimensions with the mask that may be in the guest's.
+struct InVm<'a, 'c, J> {
+    guest: &'a GuestRooted<'a>,
+    host: &'a HostRooted<'a>,
+    masks: &'a Masks,
+    core: (&'c mut Core<BabelTag>, &'c mut Uncore),
+    job: J,
+}
+
+impl<J: OnCore> Walker<HostPhys> for InVm<'_, '_, J> {
+    type Output = J::Output;
+    fn on<W: Walked<Space = HostPhys>>(self, mem: &W) -> J::Output {
+        let &Rooted { root, levels, frames, .. } = self.host;
+        let host = HostDim { mem, root, levels, frames };
+        let &Rooted { mem: guest, root, levels, frames, .. } = self.guest;
+        let walk = Nested { guest, root, levels, frames, host };
+        self.job.on(self.core.0, self.core.1, &Babel { walk, masks: self.masks })
     }
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::groups::{self, Members};
 use crate::numa::Replication;
 use crate::system::Frames;
+use mechanisms::Named;
 use mechanisms::ptemagnet::{PteMagnet, Settings};
 use paging::FrameSource;
 use paging::frames::PcpConfig;
@@ -44,7 +45,7 @@ fn pool<S: PhysSpace>(layout: &Layout, side: &Side, seed: u64) -> Result<FramePo
 /// The axis of frames: which frame answers a fault.
 fn frames<S: PhysSpace>(side: &Side) -> Box<dyn FrameSource<S>> {
     match side.frames {
-        Frames::Buddy => Box::new(FromBuddy),
+        Frames::Buddy => side.mechanism.map_or_else(|| Box::new(FromBuddy) as _, Named::frames),
         // A size that cannot be was refused with the system.
         Frames::PteMagnet { pages } => {
             let settings = Settings::of(pages).unwrap_or_default();

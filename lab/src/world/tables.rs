@@ -3,6 +3,7 @@
 use crate::groups::{Fused, Members};
 use crate::numa::Replication;
 use crate::system::Side;
+use mechanisms::Named;
 use mechanisms::mitosis::{Lazy, Place, Replicated, TablePages};
 use os::{SingleTables, SpaceId, SpaceInfo, TableCache, Tables};
 use paging::frames::NodeSet;
@@ -18,9 +19,10 @@ pub(super) fn tables<M: TableMemory + Send + 'static>(
     nodes: NodeSet,
     members: Option<Members>,
 ) -> Box<dyn Tables<M>> {
-    let own: Box<dyn Tables<M>> = match side.replication == Replication::Off && !side.tables_follow {
-        true => Box::new(single(side)),
-        false => Box::new(OnNodes { side: *side, nodes, chosen: HashSet::new(), roots: 0 }),
+    let own: Box<dyn Tables<M>> = match side.mechanism {
+        Some(named) => Box::new(NamedTables { named, fixed: side.tables_on.map(NodeId) }),
+        None if side.replication == Replication::Off && !side.tables_follow => Box::new(single(side)),
+        None => Box::new(OnNodes { side: *side, nodes, chosen: HashSet::new(), roots: 0 }),
     };
     match members {
         None => own,
@@ -31,6 +33,25 @@ pub(super) fn tables<M: TableMemory + Send + 'static>(
 /// One copy of each table.
 pub(super) fn single(side: &Side) -> SingleTables {
     SingleTables { fixed: side.tables_on.map(NodeId) }
+}
+
+/// A mechanism of the list for every table of a kernel.
+#[derive(Clone, Copy, Debug)]
+struct NamedTables {
+    named: Named,
+    fixed: Option<NodeId>,
+}
+
+impl<M: TableMemory> Tables<M> for NamedTables {
+    fn process(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        self.named.tables(self.fixed)
+    }
+    fn vm(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<GuestPhys, M>> {
+        self.named.tables(self.fixed)
+    }
+    fn shadow(&mut self, _info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        self.named.tables(self.fixed)
+    }
 }
 
 /// Mitosis, vMitosis or Hydra for every table of a kernel.

@@ -4,9 +4,11 @@
 use super::passthrough::passing;
 use super::*;
 use machine::Machine;
+use mechanisms::Named;
 use mechanisms::agile::Agile;
-use mechanisms::segments::{DirectSegment, Segmented, VmmStage};
-use paging::TlbTag;
+use mechanisms::mechanism::Walker;
+use mechanisms::segments::{DirectSegment, Registers, Segmented, VmmStage};
+use paging::{Flags, Space, TlbTag, Walked};
 
 /// What is done on a core with a way of translation.
 pub(super) trait OnCore {
@@ -52,43 +54,132 @@ impl OnCore for Explain {
     }
 }
 
-/// The walk of a process's table by a core of `node`.
-pub(super) fn native(
-    host: &Kernel<Arena<HostPhys>>,
-    pid: ProcessId,
-    node: NodeId,
-    frames: u64,
-) -> Result<Native<'_, Arena<HostPhys>>, MmError> {
-    let table = host.process(pid)?.space().table();
-    Ok(Native { mem: host.mem(), root: table.hardware_root(node), levels: table.levels(), frames })
+/// Tables of a side in memory, as its cores walk them.
+#[derive(Debug)]
+pub(super) struct Rooted<'a, M: TableMemory> {
+    pub(super) mem: &'a M,
+    /// A mechanism of the list, which says where entries are.
+    mechanism: Option<Named>,
+    pub(super) root: Frame<M::Space>,
+    /// Software bits beside the root.
+    link: Flags,
+    pub(super) levels: u8,
+    pub(super) frames: u64,
 }
 
-/// A walk in two dimensions.
-pub(super) type TwoDim<'a> = Nested<'a, Arena<GuestPhys>, HostDim<'a, Arena<HostPhys>>>;
+impl<'a, M: TableMemory> Rooted<'a, M> {
+    /// Of `table` in `mem`, as CPUs of `node` walk it.
+    pub(super) fn of<I: Space>(
+        table: &PageTable<I, M>,
+        mem: &'a M,
+        node: NodeId,
+        frames: u64,
+        mechanism: Option<Named>,
+    ) -> Self {
+        let (root, link) = (table.hardware_root(node), table.root_link(node));
+        Rooted { mem, mechanism, root, link, levels: table.levels(), frames }
+    }
 
-/// The walk of a guest process's table and the VM's, by a core of `node`.
-pub(super) fn nested<'a>(
+    /// Lets `walker` at them. Here it is decided, once for a stretch of accesses, which walk it is.
+    pub(super) fn walked<W: Walker<M::Space>>(&self, walker: W) -> W::Output {
+        match self.mechanism {
+            None => walker.on(self.mem),
+            Some(named) => named.walked(self.mem, self.link, walker),
+        }
+    }
+}
+
+/// A process's tables in a VM's memory.
+pub(super) type GuestRooted<'a> = Rooted<'a, Arena<GuestPhys>>;
+/// Tables in the machine's memory.
+pub(super) type HostRooted<'a> = Rooted<'a, Arena<HostPhys>>;
+
+/// A walk in one dimension, with a segment in front or without.
+struct OneDim<'a, 'c, T: TlbTag, J> {
+    side: &'a HostRooted<'a>,
+    segment: Option<&'a Registers<Virt, HostPhys>>,
+    core: (&'c mut Core<T>, &'c mut Uncore),
+    job: J,
+}
+
+impl<T: TlbTag, J: OnCore> Walker<HostPhys> for OneDim<'_, '_, T, J> {
+    type Output = J::Output;
+    fn on<W: Walked<Space = HostPhys>>(self, mem: &W) -> J::Output {
+        let &Rooted { root, levels, frames, .. } = self.side;
+        let walk = Native { mem, root, levels, frames };
+        let (core, uncore) = self.core;
+        match self.segment {
+            Some(segment) => self.job.on(core, uncore, &DirectSegment { segment, walk }),
+            None => self.job.on(core, uncore, &walk),
+        }
+    }
+}
+
+/// Both segments of a core: the guest process's, and the VM's.
+type Both<'a> = (&'a Registers<Virt, GuestPhys>, &'a Registers<GuestPhys, HostPhys>);
+
+/// A walk in two dimensions, with segments or without.
+struct TwoDims<'a, 'c, T: TlbTag, J> {
+    guest: &'a GuestRooted<'a>,
+    host: &'a HostRooted<'a>,
+    segments: Option<Both<'a>>,
+    core: (&'c mut Core<T>, &'c mut Uncore),
+    job: J,
+}
+
+impl<T: TlbTag, J: OnCore> Walker<GuestPhys> for TwoDims<'_, '_, T, J> {
+    type Output = J::Output;
+    fn on<W: Walked<Space = GuestPhys>>(self, mem: &W) -> J::Output {
+        let host = self.host;
+        host.walked(OverHost { mem, all: self })
+    }
+}
+
+/// The same when the guest's tables are known.
+struct OverHost<'g, 'a, 'c, G, T: TlbTag, J> {
+    mem: &'g G,
+    all: TwoDims<'a, 'c, T, J>,
+}
+
+impl<G: Walked<Space = GuestPhys>, T: TlbTag, J: OnCore> Walker<HostPhys> for OverHost<'_, '_, '_, G, T, J> {
+    type Output = J::Output;
+    fn on<W: Walked<Space = HostPhys>>(self, mem: &W) -> J::Output {
+        let TwoDims { guest, host, segments, core: (core, uncore), job } = self.all;
+        let host = HostDim { mem, root: host.root, levels: host.levels, frames: host.frames };
+        let (root, levels, frames) = (guest.root, guest.levels, guest.frames);
+        match segments {
+            Some((segment, vmm)) => {
+                let host = VmmStage { segment: vmm, host };
+                let walk = Nested { guest: self.mem, root, levels, frames, host };
+                job.on(core, uncore, &Segmented { segment, walk })
+            }
+            None => job.on(core, uncore, &Nested { guest: self.mem, root, levels, frames, host }),
+        }
+    }
+}
+
+/// The tables of a guest's process, as core `cpu` walks them.
+pub(super) fn guest_side<'a>(
     guest: &'a Guest,
-    host: &'a Kernel<Arena<HostPhys>>,
     pid: ProcessId,
-    (cpu, node): (CpuId, NodeId),
-    frames: u64,
-) -> Result<TwoDim<'a>, MmError> {
-    let table = guest.kernel.process(pid)?.space().table();
-    let host = host_dim(host, guest.vm, node, frames)?;
-    let root = table.hardware_root(guest.kernel.table_node(cpu));
-    Ok(Nested { guest: guest.kernel.mem().inner(), root, levels: table.levels(), frames: u64::MAX, host })
+    cpu: CpuId,
+    mechanism: Option<Named>,
+) -> Result<GuestRooted<'a>, MmError> {
+    let (table, node) = (guest.kernel.process(pid)?.space().table(), guest.kernel.table_node(cpu));
+    let (root, link) = (table.hardware_root(node), table.root_link(node));
+    let mem = guest.kernel.mem().inner();
+    Ok(Rooted { mem, mechanism, root, link, levels: table.levels(), frames: u64::MAX })
 }
 
 /// The VM's table, as a core of `node` walks it.
-fn host_dim(
+pub(super) fn vm_side(
     host: &Kernel<Arena<HostPhys>>,
     vm: VmId,
     node: NodeId,
     frames: u64,
-) -> Result<HostDim<'_, Arena<HostPhys>>, MmError> {
-    let table = host.vm(vm)?.space().table();
-    Ok(HostDim { mem: host.mem(), root: table.hardware_root(node), levels: table.levels(), frames })
+    mechanism: Option<Named>,
+) -> Result<HostRooted<'_>, MmError> {
+    Ok(Rooted::of(host.vm(vm)?.space().table(), host.mem(), node, frames, mechanism))
 }
 
 impl World {
@@ -114,34 +205,34 @@ impl World {
         };
         let core = &mut cores[thread.cpu.index()];
         let failed = |error| WorldError::Kernel { what: "the running process".to_string(), error };
-        let frames = self.frames;
-        let (way, segments) = (self.plan.system.translation, &self.segments[thread.cpu.index()]);
+        let (frames, node) = (self.frames, core.node());
+        let (system, segments) = (&self.plan.system, &self.segments[thread.cpu.index()]);
+        let segmented = system.translation.is_segmented();
         Ok(match &self.guest {
             None => {
-                let walk = native(&self.host, pid, core.node(), frames).map_err(failed)?;
-                if way.is_segmented() {
-                    job.on(core, uncore, &DirectSegment { segment: &segments.native, walk })
-                } else {
-                    job.on(core, uncore, &walk)
-                }
+                let table = self.host.process(pid).map_err(failed)?.space().table();
+                let side = Rooted::of(table, self.host.mem(), node, frames, system.kernel.mechanism);
+                let segment = segmented.then_some(&segments.native);
+                side.walked(OneDim { side: &side, segment, core: (core, uncore), job })
             }
             Some(guest) if guest.shadowed.is_some() => {
-                let node = guest.kernel.table_node(thread.cpu);
-                let root = guest.kernel.process(pid).map_err(failed)?.space().table().hardware_root(node);
+                let of_guest = guest_side(guest, pid, thread.cpu, None).map_err(failed)?;
                 let shadow = self.host.shadow(guest.vm).map_err(failed)?;
-                let Some(table) = shadow.table(root).map(|space| space.table()) else {
+                let Some(table) = shadow.table(of_guest.root).map(|space| space.table()) else {
                     return Err(WorldError::NoShadowTable { process: thread.process });
                 };
-                let root = table.hardware_root(core.node());
-                let walk: Shadow<'_, _> =
-                    Native { mem: self.host.mem(), root, levels: table.levels(), frames };
+                let side = Rooted::of(table, self.host.mem(), node, frames, system.host.mechanism);
                 match shadow.switches() {
                     Some(switches) => {
-                        let host = host_dim(&self.host, guest.vm, core.node(), frames).map_err(failed)?;
-                        let (guest, guest_frames) = (guest.kernel.mem().inner(), u64::MAX);
-                        job.on(core, uncore, &Agile { shadow: walk, switches, guest, guest_frames, host })
+                        let vm = vm_side(&self.host, guest.vm, node, frames, None).map_err(failed)?;
+                        let host =
+                            HostDim { mem: vm.mem, root: vm.root, levels: vm.levels, frames: vm.frames };
+                        let shadow: Shadow<'_, _> =
+                            Native { mem: side.mem, root: side.root, levels: side.levels, frames };
+                        let (guest, guest_frames) = (of_guest.mem, of_guest.frames);
+                        job.on(core, uncore, &Agile { shadow, switches, guest, guest_frames, host })
                     }
-                    None => job.on(core, uncore, &walk),
+                    None => side.walked(OneDim { side: &side, segment: None, core: (core, uncore), job }),
                 }
             }
             Some(guest)
@@ -156,16 +247,11 @@ impl World {
                 job.on(core, uncore, &ready.walk())
             }
             Some(guest) => {
-                let walk =
-                    nested(guest, &self.host, pid, (thread.cpu, core.node()), frames).map_err(failed)?;
-                if way.is_segmented() {
-                    let Nested { guest, root, levels, frames, host } = walk;
-                    let host = VmmStage { segment: &segments.vmm, host };
-                    let walk = Nested { guest, root, levels, frames, host };
-                    job.on(core, uncore, &Segmented { segment: &segments.guest, walk })
-                } else {
-                    job.on(core, uncore, &walk)
-                }
+                let (kernel, host) = (system.kernel.mechanism, system.host.mechanism);
+                let host = vm_side(&self.host, guest.vm, node, frames, host).map_err(failed)?;
+                let guest = guest_side(guest, pid, thread.cpu, kernel).map_err(failed)?;
+                let segments = segmented.then_some((&segments.guest, &segments.vmm));
+                guest.walked(TwoDims { guest: &guest, host: &host, segments, core: (core, uncore), job })
             }
         })
     }
