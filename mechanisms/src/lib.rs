@@ -9,6 +9,7 @@ extern crate alloc;
 
 pub mod agile;
 pub mod babelfish;
+pub mod flattened;
 pub mod mechanism;
 pub mod mitosis;
 pub mod passthrough;
@@ -17,4 +18,6 @@ pub mod segments;
 
 // The list of names. A mechanism is a folder with a module above, and a line here.
 mechanism::mechanisms! {
+    /// Flattened page tables.
+    Flattened = "flattened": flattened::Flattened,
 }
