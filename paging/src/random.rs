@@ -11,7 +11,6 @@ pub const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 impl SplitMix64 {
     /// The next 64 bits.
     #[inline]
-    #[expect(clippy::should_implement_trait, reason = "it never ends, and answers no option")]
     pub const fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
