@@ -8,12 +8,12 @@ mod each;
 
 use crate::hardware::Spent;
 use crate::layout::RealLayout;
-use crate::look::{Board, Look, Recording, Sample, Sight};
+use crate::look::{Board, Counts, Look, Recording, Sample, Sight};
 use crate::outcome::{Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio};
 use crate::system::System;
 use crate::world::{Place, Plan, TableDump, World, WorldError};
 use machine::input::{Block, More, Region, Setup, Source, SourceError};
-use machine::metrics::Counters;
+use machine::metrics::{Counters, LatencyHistogram};
 use machine::profile::Profile;
 use machine::timing::TICKS;
 use os::Stats;
@@ -189,29 +189,30 @@ impl Run {
         let machine = self.world.machine();
         let (stats, host) = self.world.stats();
         let faults = |s: &Stats| s.minor_faults + s.major_faults;
-        let mut sample = Sample {
+        let mut counts = Counts {
             cycles: self.world.cycles().iter().sum::<u64>() - self.start.cycles.iter().sum::<u64>(),
             software: self.world.software_cycles() - self.start.spent.cycles,
             faults: faults(&stats) - faults(&self.start.stats),
             exits: host.map_or(0, |host| host.exits - self.start.host.exits),
-            ..Sample::default()
+            ..Counts::default()
         };
+        let mut latency = LatencyHistogram::default();
         for core in machine.cores() {
             let c = core.counters;
-            sample.accesses += c.accesses;
-            sample.l1_misses += c.l1d_tlb_misses + c.l1i_tlb_misses;
-            sample.stlb_misses += c.stlb_misses + c.stlb_fetch_misses;
-            sample.walks += c.walks;
-            sample.walk_active += core.timing.walk_active / TICKS;
-            sample.walk_pending += core.timing.walk_pending / TICKS;
-            sample.latency.add(&c.walk_cycles);
+            counts.accesses += c.accesses;
+            counts.l1_misses += c.l1d_tlb_misses + c.l1i_tlb_misses;
+            counts.stlb_misses += c.stlb_misses + c.stlb_fetch_misses;
+            counts.walks += c.walks;
+            counts.walk_active += core.timing.walk_active / TICKS;
+            counts.walk_pending += core.timing.walk_pending / TICKS;
+            latency.add(&c.walk_cycles);
         }
-        sample
+        Sample { counts, latency }
     }
 
     /// Tells the board.
     fn tell(&self, board: &Board) {
-        board.tell(self.line, self.seen, self.seen < self.warmup, &self.sample());
+        board.tell(self.line, self.seen, self.seen < self.warmup, self.sample().counts);
     }
 
     /// Runs a block, split where the warm-up ends and cut where counting does.
@@ -472,9 +473,8 @@ pub fn run_and_look(
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers =
-        if experiment.threads == 0 { cores } else { experiment.threads }.clamp(1, runs.len().max(1));
+    let cores = crate::workers(0);
+    let workers = crate::workers(experiment.threads).min(runs.len().max(1));
     let runs = match runs.as_mut_slice() {
         // A core for the program, a core for the model: a third thread would only be in the way.
         [run] if source.is_live() && workers == 1 && cores < 3 => {

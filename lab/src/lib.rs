@@ -30,3 +30,8 @@ pub mod world;
 
 pub use outcome::Outcome;
 pub use system::{System, SystemError};
+
+/// How many may work at the same time: `threads`, or one on each core that this process has for 0.
+pub fn workers(threads: usize) -> usize {
+    if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
+}

@@ -10,10 +10,6 @@ use lab::soak::{self, Case, Done};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-fn workers(threads: usize) -> usize {
-    if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads }
-}
-
 /// Runs cases with a line of progress; a failure becomes an error that says how to see it again.
 fn watched(
     draw: &(dyn Fn(u64) -> Option<Case> + Sync),
@@ -25,7 +21,7 @@ fn watched(
     // A panic is told with its case; not as it happens, by each try to make it smaller.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| ()));
-    let result = soak::run(draw, workers(threads), deadline, &|done| {
+    let result = soak::run(draw, lab::workers(threads), deadline, &|done| {
         let _ = bar.show(Progress { accesses: done.accesses, total: None, misses: 0 });
     });
     let result = result.map_err(|failed| {

@@ -54,11 +54,12 @@ impl Watch {
         self.drawn = Some(Instant::now());
         let now = self.board.standings();
         self.history.resize(now.len(), VecDeque::new());
-        for (i, line) in now.iter().enumerate() {
+        for (i, counts) in now.iter().map(|line| line.counts).enumerate() {
             let before = self.last.get(i);
-            let (misses, accesses) = before.map_or((0, 0), |b| (b.stlb_misses, b.accesses));
-            if line.accesses > accesses && line.stlb_misses >= misses {
-                let rate = 1000.0 * (line.stlb_misses - misses) as f64 / (line.accesses - accesses) as f64;
+            let (misses, accesses) = before.map_or((0, 0), |b| (b.counts.stlb_misses, b.counts.accesses));
+            if counts.accesses > accesses && counts.stlb_misses >= misses {
+                let rate =
+                    1000.0 * (counts.stlb_misses - misses) as f64 / (counts.accesses - accesses) as f64;
                 self.history[i].push_back(rate);
                 if self.history[i].len() > HISTORY {
                     self.history[i].pop_front();
@@ -130,18 +131,19 @@ fn screen(
         let system: String = line.system.chars().take(name).collect();
         text += &format!("{system:name$}");
         let per = |n: u64, of: u64| n as f64 / of.max(1) as f64;
+        let c = &line.counts;
         for (title, w) in &shown {
             let cell = match *title {
                 _ if line.warming && *title != "accesses" => "warming".to_string(),
-                "accesses" => thousands(if line.warming { line.seen } else { line.accesses }),
-                "cyc/acc" => format!("{:.1}", per(line.cycles, line.accesses)),
-                "STLB/k" => format!("{:.1}", 1000.0 * per(line.stlb_misses, line.accesses)),
-                "walk %" => format!("{:.1}", 100.0 * per(line.walk_active, line.cycles)),
-                "cyc/walk" => format!("{:.0}", per(line.walk_pending, line.walks)),
-                "L1/k" => format!("{:.1}", 1000.0 * per(line.l1_misses, line.accesses)),
-                "kernel %" => format!("{:.1}", 100.0 * per(line.software, line.cycles)),
-                "faults" => thousands(line.faults),
-                _ => thousands(line.exits),
+                "accesses" => thousands(if line.warming { line.seen } else { c.accesses }),
+                "cyc/acc" => format!("{:.1}", per(c.cycles, c.accesses)),
+                "STLB/k" => format!("{:.1}", 1000.0 * per(c.stlb_misses, c.accesses)),
+                "walk %" => format!("{:.1}", 100.0 * per(c.walk_active, c.cycles)),
+                "cyc/walk" => format!("{:.0}", per(c.walk_pending, c.walks)),
+                "L1/k" => format!("{:.1}", 1000.0 * per(c.l1_misses, c.accesses)),
+                "kernel %" => format!("{:.1}", 100.0 * per(c.software, c.cycles)),
+                "faults" => thousands(c.faults),
+                _ => thousands(c.exits),
             };
             text += &format!("{cell:>w$}");
         }
@@ -164,19 +166,23 @@ fn graph_of(values: &VecDeque<f64>, room: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lab::look::Counts;
 
     #[test]
     fn it_fits_the_width_and_says_what_was_counted() {
         let line = Standing {
             system: "nested".to_string(),
             seen: 3_000_000,
-            accesses: 2_000_000,
-            cycles: 50_000_000,
-            stlb_misses: 40_000,
-            walks: 40_000,
-            walk_active: 10_000_000,
-            walk_pending: 12_000_000,
-            ..Standing::default()
+            warming: false,
+            counts: Counts {
+                accesses: 2_000_000,
+                cycles: 50_000_000,
+                stlb_misses: 40_000,
+                walks: 40_000,
+                walk_active: 10_000_000,
+                walk_pending: 12_000_000,
+                ..Counts::default()
+            },
         };
         let history = [VecDeque::from([1.0, 4.0, 8.0])];
         let progress = Progress { accesses: 3_000_000, total: Some(6_000_000), misses: 0 };

@@ -83,7 +83,7 @@ pub fn run_each(
             }
         }
         until = end(&runs);
-        let misses = runs.iter().flatten().map(|(_, run)| run.sample().stlb_misses).max().unwrap_or(0);
+        let misses = runs.iter().flatten().map(|(_, run)| run.sample().counts.stlb_misses).max().unwrap_or(0);
         if progress(Progress { accesses: seen, total, misses }).is_break() {
             return Ok(None);
         }

@@ -115,8 +115,7 @@ pub fn run(
     let next = AtomicUsize::new(0);
     let finished = AtomicUsize::new(0);
     let points = Mutex::new(vec![(0.0, 0.0); cells.len()]);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = if options.threads == 0 { cores } else { options.threads };
+    let workers = crate::workers(options.threads);
     let work = || -> Result<(), ExperimentError> {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             self::job(figure, job, options, &mut |index, point| {

@@ -2,10 +2,12 @@
 //! the tables as they lie in memory. None of it changes what is counted.
 
 mod board;
+mod counts;
 mod series;
 mod view;
 
 pub use board::{Board, Standing};
+pub use counts::Counts;
 pub use series::{Interval, Series};
 pub use view::{
     Entry, GuestLine, HostEntry, LeafTables, PageView, RegionView, SegmentView, StepView, View, WalkView,

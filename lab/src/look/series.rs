@@ -3,6 +3,7 @@
 //! Samples are taken between blocks, a few hundred in a run however long it is: when there
 //! are too many, every second one goes, and the next ones come half as often.
 
+use super::Counts;
 use machine::metrics::LatencyHistogram;
 use serde::Serialize;
 
@@ -14,16 +15,7 @@ const FIRST: u64 = 4096;
 /// Everything counted until one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
-    pub accesses: u64,
-    pub cycles: u64,
-    pub l1_misses: u64,
-    pub stlb_misses: u64,
-    pub walks: u64,
-    pub walk_active: u64,
-    pub walk_pending: u64,
-    pub software: u64,
-    pub faults: u64,
-    pub exits: u64,
+    pub counts: Counts,
     pub latency: LatencyHistogram,
 }
 
@@ -59,16 +51,16 @@ impl Recording {
             });
             self.every *= 2;
         }
-        self.next = (sample.accesses / self.every + 1) * self.every;
+        self.next = (sample.counts.accesses / self.every + 1) * self.every;
         self.samples.push(sample);
     }
 
     /// The series from the first sample, the start, to `end`.
     pub fn finish(mut self, end: Sample) -> Series {
-        if let Some(last) = self.samples.last().map(|last| last.accesses).filter(|last| *last < end.accesses)
-        {
+        let all = end.counts.accesses;
+        if let Some(last) = self.samples.last().map(|last| last.counts.accesses).filter(|last| *last < all) {
             // A short rest belongs to the interval before it.
-            if self.samples.len() > 1 && end.accesses - last < self.every / 2 {
+            if self.samples.len() > 1 && all - last < self.every / 2 {
                 self.samples.pop();
             }
             self.samples.push(end);
@@ -89,26 +81,8 @@ pub struct Series {
 pub struct Interval {
     /// Accesses counted until its end.
     pub until: u64,
-    /// Accesses in it.
-    pub accesses: u64,
-    /// Cycles, summed over cores.
-    pub cycles: u64,
-    /// First-level TLB misses.
-    pub l1_misses: u64,
-    /// Second-level TLB misses.
-    pub stlb_misses: u64,
-    /// Walks that ended in a leaf.
-    pub walks: u64,
-    /// Cycles with at least one walk in progress.
-    pub walk_active: u64,
-    /// Cycles of all walks added up.
-    pub walk_pending: u64,
-    /// Cycles of kernel and hypervisor.
-    pub software: u64,
-    /// Page faults.
-    pub faults: u64,
-    /// Exits to the hypervisor.
-    pub exits: u64,
+    /// What was counted in it.
+    pub counts: Counts,
     /// Cycles that half of its walks do not exceed; 0 without walks.
     pub latency_p50: u64,
     /// Cycles that 90 % of its walks do not exceed.
@@ -121,18 +95,8 @@ impl Interval {
     fn between(from: &Sample, to: &Sample) -> Interval {
         let latency = to.latency.since(&from.latency);
         Interval {
-            until: to.accesses,
-            accesses: to.accesses - from.accesses,
-            cycles: to.cycles - from.cycles,
-            l1_misses: to.l1_misses - from.l1_misses,
-            stlb_misses: to.stlb_misses - from.stlb_misses,
-            walks: to.walks - from.walks,
-            // Walks that began in it count as a whole, also what is left of them at its end.
-            walk_active: to.walk_active.saturating_sub(from.walk_active),
-            walk_pending: to.walk_pending.saturating_sub(from.walk_pending),
-            software: to.software - from.software,
-            faults: to.faults - from.faults,
-            exits: to.exits - from.exits,
+            until: to.counts.accesses,
+            counts: to.counts.since(&from.counts),
             latency_p50: latency.quantile(0.5),
             latency_p90: latency.quantile(0.9),
             latency_p99: latency.quantile(0.99),
@@ -145,7 +109,7 @@ mod tests {
     use super::*;
 
     fn sample(accesses: u64) -> Sample {
-        Sample { accesses, cycles: 3 * accesses, ..Sample::default() }
+        Sample { counts: Counts { accesses, cycles: 3 * accesses, ..Counts::default() }, ..Sample::default() }
     }
 
     #[test]
@@ -161,10 +125,10 @@ mod tests {
         }
         let points = recording.finish(sample(at)).points;
         assert!((KEPT / 2 - 1..=KEPT).contains(&points.len()), "{}", points.len());
-        assert_eq!(points.iter().map(|p| p.accesses).sum::<u64>(), at);
-        assert!(points.iter().all(|p| p.cycles == 3 * p.accesses));
-        let typical = points[points.len() / 2].accesses;
-        let uneven = points.iter().filter(|p| p.accesses.abs_diff(typical) > typical / 2);
+        assert_eq!(points.iter().map(|p| p.counts.accesses).sum::<u64>(), at);
+        assert!(points.iter().all(|p| p.counts.cycles == 3 * p.counts.accesses));
+        let typical = points[points.len() / 2].counts.accesses;
+        let uneven = points.iter().filter(|p| p.counts.accesses.abs_diff(typical) > typical / 2);
         assert_eq!(uneven.count(), 0, "{points:?}");
     }
 

@@ -297,7 +297,7 @@ fn work(
         stop: AtomicBool::new(false),
         results: Mutex::new(jobs.iter().map(|_| None).collect()),
     };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    let workers = crate::workers(0).min(jobs.len());
     std::thread::scope(|scope| {
         let mut handles: Vec<_> =
             (0..workers).map(|_| scope.spawn(|| worker(choice, profile, &board))).collect();

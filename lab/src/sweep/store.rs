@@ -120,7 +120,7 @@ impl Store {
     /// If a file cannot be read.
     pub fn read(&self, values: bool) -> io::Result<Found> {
         let files = self.files()?;
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = crate::workers(0);
         let share = files.len().div_ceil(threads).max(1);
         let parts = std::thread::scope(|scope| {
             let workers: Vec<_> =

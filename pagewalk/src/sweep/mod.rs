@@ -43,9 +43,8 @@ pub fn sweep(command: Sweep, output: Output) -> Result<u8> {
 
 /// Points at the same time, and bytes of memory.
 fn limits(limits: Limits) -> Options {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Options {
-        workers: limits.jobs.map_or(cores, |jobs| jobs as usize),
+        workers: lab::workers(limits.jobs.map_or(0, |jobs| jobs as usize)),
         memory: limits.memory.unwrap_or_else(|| available_memory() / 4 * 3),
     }
 }
