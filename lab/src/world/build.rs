@@ -136,7 +136,14 @@ impl World {
     /// # Errors
     /// If memory does not suffice or the plan makes no sense.
     pub fn new(plan: Plan, setup: &Setup) -> Result<World, WorldError> {
-        let layout = plan.profile.layout();
+        World::on(&plan.profile.layout(), plan, setup)
+    }
+
+    /// The same with memory as another firmware than the profile's lays it out.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn on(layout: &Layout, plan: Plan, setup: &Setup) -> Result<World, WorldError> {
         let costs = Costs::of(&plan.profile);
         let nodes = layout.nodes.len();
         let members = plan.system.babelfish.map(Members::new);
@@ -165,7 +172,7 @@ impl World {
                 agile: false,
                 lose_shootdowns: false,
             });
-            let mut pool = pool(&layout, &host_side, plan.seed)?;
+            let mut pool = pool(layout, &host_side, plan.seed)?;
             let mut source = frames(&host_side);
             if native {
                 source = placed(&plan, &shared, &mut pool, source)?;
@@ -184,7 +191,7 @@ impl World {
         let mut vms = Vec::new();
         let mut guest = None;
         if !native {
-            let (memory, mut slots) = guest_memory(&layout, &plan.system);
+            let (memory, mut slots) = guest_memory(layout, &plan.system);
             if plan.system.translation.has_vm_segment() {
                 slots = segments::cut_at_gap(slots);
             }
@@ -210,7 +217,7 @@ impl World {
             }
             let mut passed = None;
             if plan.system.translation == Way::PassThrough {
-                let new = passthrough::Passed::new(&mut host, &layout, memory.end())?;
+                let new = passthrough::Passed::new(&mut host, layout, memory.end())?;
                 new.enable(&mut host, &mut hardware, vm).map_err(failed("passing translation through"))?;
                 passed = Some(new);
             }

@@ -11,6 +11,7 @@ mod build;
 mod dump;
 mod events;
 mod faults;
+mod kernel;
 mod memory;
 mod oblivious;
 mod passthrough;

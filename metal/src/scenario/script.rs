@@ -1,4 +1,4 @@
-//! The same story, told twice: on the machine, and over the model memory by a test of `os`, which
+//! The same story, told twice: on the machine, and in the lab by a test of `lab`, which
 //! includes this very file. What is told, and what every page must hold at each point.
 
 use alloc::collections::BTreeMap;
@@ -28,10 +28,12 @@ pub enum Word {
 /// One step. Processes are named by numbers that are not used again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// A process begins.
+    /// The first process begins; all others are its descendants.
     Create { process: u32 },
     /// A child begins.
     Fork { parent: u32, child: u32 },
+    /// A process becomes a program that has only the page with the programs.
+    Exec { process: u32 },
     /// A process ends.
     Exit { process: u32 },
     /// Private memory, of the file if it has a first page there.
@@ -106,10 +108,10 @@ impl Model {
                 self.areas.extend(areas);
                 self.words.extend(words);
             }
+            Step::Exec { process } => self.empty(process),
             Step::Exit { process } => {
                 self.alive.retain(|&p| p != process);
-                self.areas.retain(|&(p, _), _| p != process);
-                self.words.retain(|&(p, _), _| p != process);
+                self.empty(process);
             }
             Step::Map { process, at, pages, file } => {
                 self.areas.insert((process, at), Area { pages, write: true, file });
@@ -129,6 +131,11 @@ impl Model {
             }
             _ => {}
         }
+    }
+
+    fn empty(&mut self, process: u32) {
+        self.areas.retain(|&(p, _), _| p != process);
+        self.words.retain(|&(p, _), _| p != process);
     }
 
     fn forget(&mut self, process: u32, at: u64, pages: u64) {
@@ -204,7 +211,7 @@ fn choose(
     let areas: Vec<(u64, Area)> = of(&model.areas, process).map(|(&(_, at), &area)| (at, area)).collect();
     let kind = dice.below(100);
     match kind {
-        0..=2 if model.alive.len() < ALIVE => return Some(Step::Create { process: fresh() }),
+        0..=2 => return Some(Step::Exec { process }),
         3..=9 if model.alive.len() < ALIVE => return Some(Step::Fork { parent: process, child: fresh() }),
         10..=12 if model.alive.len() > 1 => return Some(Step::Exit { process }),
         13..=24 => {

@@ -1,12 +1,12 @@
 //! The story on the machine. The tables that it leaves are printed, entry by entry, for the
-//! test that tells the same story over the model memory.
+//! test that tells the same story in the lab.
 
 use super::bits;
 use super::mitosis::Replicas;
 use super::script::{self, Model, Step, Word};
 use crate::hardware::pattern;
 use crate::machine::{
-    BOOT, Killed, Machine, create, expect, fill, finish, run as run_program, walk_of, with,
+    BOOT, Killed, Machine, create, expect, fill, finish, map_programs, run as run_program, walk_of, with,
 };
 use crate::program::{Program, Series};
 use crate::say;
@@ -16,24 +16,26 @@ use alloc::string::String;
 use core::fmt::Write;
 use os::{Advice, FileId, MapRequest, MmError, ProcessId, ProcessSpec, Prot};
 use paging::frames::{CpuId, NodeSet};
-use paging::{NodeId, Va};
+use paging::{Flags, NodeId, TableMemory, Va};
 
-/// Runs it; `seed=` and `steps=` choose the story.
+/// Runs it; `seed=` and `steps=` choose the story. With `differ` one bit of one entry is changed before
+/// the first comparison, which must then find it.
 pub fn run(machine: &Machine) {
     let number = |name: &str| {
         let words = machine.command_line.split_whitespace();
         words.filter_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok()).next()
     };
     let (seed, length) = (number("seed").unwrap_or(1), number("steps").unwrap_or(200) as usize);
-    let none = Replicas { nodes: NodeSet::default(), follow: false };
-    machine.start_with(machine.config(), Box::new(paging::FromBuddy), Box::new(none));
-    let file = with(BOOT, |kernel, _| kernel.create_file(script::FILE_PAGES)).expect("a file");
+    let follow = Replicas { nodes: NodeSet::default(), follow: true };
+    machine.start_with(machine.config(), Box::new(paging::FromBuddy), Box::new(follow));
+    let file = with(BOOT, |kernel, _| kernel.create_file(os::MAX_FILE_PAGES)).expect("a file");
     let mut teller = Teller {
         file,
         pids: BTreeMap::new(),
         model: Model::default(),
         compared: 0,
         nodes: machine.layout.nodes.len() as u8,
+        differ: machine.command_line.split_whitespace().any(|word| word == "differ"),
     };
     let steps = script::story(seed, length, machine.cpus.len() as u16, teller.nodes);
     for step in &steps {
@@ -49,6 +51,7 @@ struct Teller {
     model: Model,
     compared: u32,
     nodes: u8,
+    differ: bool,
 }
 
 impl Teller {
@@ -65,6 +68,11 @@ impl Teller {
                 let pid = self.pid(parent);
                 let born = with(BOOT, |kernel, hw| kernel.fork(hw, BOOT, pid)).expect("a fork");
                 self.pids.insert(child, born);
+            }
+            Step::Exec { process } => {
+                let pid = self.pid(process);
+                with(BOOT, |kernel, hw| kernel.exec(hw, BOOT, pid)).expect("an exec");
+                map_programs(pid);
             }
             Step::Exit { process } => {
                 let pid = self.pid(process);
@@ -128,7 +136,12 @@ impl Teller {
             Step::Deflate { frames } => {
                 with(BOOT, |kernel, _| kernel.deflate_balloon(frames));
             }
-            Step::Compare => self.print(),
+            Step::Compare => {
+                if core::mem::take(&mut self.differ) {
+                    self.damage();
+                }
+                self.print();
+            }
         }
         self.model.apply(step);
     }
@@ -143,6 +156,19 @@ impl Teller {
             };
             expect(cpu, pid, Series::pages(va, 1, word));
         }
+    }
+
+    /// A leaf loses its accessed bit behind everybody's back.
+    fn damage(&self) {
+        let first = self.model.alive()[0];
+        with(BOOT, |kernel, _| {
+            let table = kernel.process(self.pid(first)).expect("alive").space().table();
+            let all = bits::entries(kernel.mem(), table.root(), 4);
+            let used = |at: &&bits::At| at.entry.is_leaf(at.level) && at.entry.has(Flags::ACCESSED);
+            let at = all.iter().filter(used).nth(3).expect("a page that was used");
+            kernel.mem().modify(at.slot, Flags::NONE, Flags::ACCESSED);
+            say!("process {first}: the entry for {:#x} is changed", at.va);
+        });
     }
 
     /// Prints all tables: process, node, level, address, the table's frame, the entry.

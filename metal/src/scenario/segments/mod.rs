@@ -2,20 +2,20 @@
 //! software yields the mapping that the registers would compute: every page of a segment is faulted
 //! in through the tables, and the MMU's answer is compared with the registers', page by page.
 
+mod modes;
+
+pub use modes::self_balloon;
+
 use super::bits;
-use crate::guest::{self, Call};
-use crate::machine::{BOOT, Machine, create, expect, fill, finish, with};
-use crate::physical;
+use crate::machine::{BOOT, Machine, create, expect, fill, with};
 use crate::program::Series;
 use crate::say;
-use crate::vm::{Guest, Node};
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
 use mechanisms::segments::{Answer, Registers};
 use os::segment::{Contiguity, Reason};
-use os::{MapRequest, ProcessId, ProcessSpec, Slot, SpaceKind, VmSpec};
-use paging::frames::{CpuId, NodeId, PAGEBLOCK};
-use paging::{Gfn, Gpa, Hfn, HostPhys, Va, Virt};
+use os::{MapRequest, ProcessId, ProcessSpec, SpaceKind};
+use paging::frames::CpuId;
+use paging::{HostPhys, Va, Virt};
 
 const HEAP: u64 = 0x7000_0000_0000;
 const PAGES: u64 = 1024;
@@ -25,7 +25,7 @@ const FAULTY: [u64; 3] = [3, 500, 1023];
 /// Runs it.
 pub fn run(machine: &Machine) {
     native(machine);
-    of_a_vm(machine);
+    modes::of_a_vm(machine);
 }
 
 fn native(machine: &Machine) {
@@ -123,94 +123,4 @@ fn compare(pid: ProcessId, cpus: &[CpuId]) -> u64 {
 /// As [`finish`], where frames were taken out of use.
 fn finish_with_faults() {
     crate::machine::finish_but(FAULTY.len() as u64);
-}
-
-/// Where the memory goes that the guest gets for what it gave.
-const PLUGGED: u64 = 256 << 20;
-
-/// A VM whose guest balloons scattered frames and gets as much contiguous memory: the VMM's segment.
-fn of_a_vm(machine: &Machine) {
-    machine.start();
-    // Small, so that the guest uses what it gets.
-    let node = Node { memory: 0..32 << 20, cpus: alloc::vec![BOOT] };
-    let guest = Guest::new(machine, VmSpec::default(), &[node], "scenario=self-balloon");
-    guest.run(plug);
-    guest.end();
-    finish();
-}
-
-static BALLOONED: AtomicU64 = AtomicU64::new(0);
-
-/// The guest gives the frames in the list at `list` (`count` numbers, below 2^32 the question;
-/// all ones ask for the comparison).
-fn plug(guest: &Guest, cpu: CpuId, list: u64, count: u64) -> u64 {
-    if list == u64::MAX {
-        return compare_vm(guest, cpu, count);
-    }
-    let gfns: Vec<Gfn> = (0..count)
-        .map(|i| {
-            let at = guest.host_address(list + i * 8);
-            // SAFETY: the guest's memory is mapped, and the guest waits for the answer.
-            Gfn::new(unsafe { physical::at::<u64>(at).read() })
-        })
-        .collect();
-    with(cpu, |kernel, hw| {
-        let freed = kernel.take_ballooned(hw, cpu, guest.vm, &gfns).expect("the balloon's frames");
-        kernel.add_slot(hw, cpu, guest.vm, Slot::new(Gfn::new(PLUGGED >> 12), count)).expect("a slot");
-        let range = PLUGGED..PLUGGED + count * 4096;
-        kernel.begin_vm_segment(hw, cpu, guest.vm, range, Contiguity::Compacted).expect("the VMM's segment");
-        say!(
-            "the guest gave {count} scattered frames ({freed} were backed) and gets as many contiguous ones"
-        );
-    });
-    BALLOONED.store(count, Ordering::Release);
-    count
-}
-
-/// The nested leaves of the segment beside what its registers answer.
-fn compare_vm(guest: &Guest, cpu: CpuId, touched: u64) -> u64 {
-    let inside = with(cpu, |kernel, _| {
-        let count = BALLOONED.load(Ordering::Acquire);
-        let space = kernel.vm(guest.vm).expect("the VM").space();
-        let registers = space.segment().expect("it has a segment").registers();
-        let mut inside = 0;
-        for page in 0..count {
-            let gpa = PLUGGED + page * 4096;
-            let Some(at) = bits::leaf(kernel.mem(), space.table().root(), 4, gpa) else { continue };
-            let Answer::Inside(frame, _) = registers.answer(Gpa::new(gpa)) else { continue };
-            assert_eq!(
-                at.entry.frame::<HostPhys>(),
-                frame,
-                "the nested frame for {gpa:#x}, and the registers'"
-            );
-            inside += 1;
-        }
-        inside
-    });
-    assert!(inside >= touched, "{inside} pages of the segment are mapped, the guest touched {touched}");
-    say!("{inside} nested leaves of the VMM's segment are where the registers say");
-    inside
-}
-
-/// The guest: it gives scattered frames, and uses what it gets.
-pub fn self_balloon(machine: &Machine) {
-    machine.start();
-    let node = NodeId(0);
-    let pid = create(ProcessSpec::default());
-    with(BOOT, |kernel, hw| {
-        let pinned = kernel.inflate_balloon(node, 4 * PAGEBLOCK);
-        let list: Vec<u64> = pinned.iter().map(|frame| frame.number()).collect();
-        assert_eq!(list.len() as u64, 4 * PAGEBLOCK, "the guest can spare that much");
-        // The host reads the list at its guest-physical address.
-        let address = list.as_ptr() as u64 - physical::DIRECT;
-        let got = guest::call(Call::Tell, address, list.len() as u64);
-        kernel.add_memory(node, Hfn::new(PLUGGED >> 12), got).expect("memory is plugged in");
-        let request = MapRequest::anonymous(8 * PAGEBLOCK * 4096).at(Va::new(HEAP));
-        kernel.mmap(hw, BOOT, pid, &request).expect("memory");
-    });
-    // More than is left without it.
-    fill(BOOT, pid, Series::pages(HEAP, 8 * PAGEBLOCK, 1));
-    expect(BOOT, pid, Series::pages(HEAP, 8 * PAGEBLOCK, 1));
-    guest::call(Call::Tell, u64::MAX, PAGEBLOCK);
-    finish();
 }
