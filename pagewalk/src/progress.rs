@@ -2,12 +2,15 @@
 
 use crate::report::thousands;
 use crate::watch::Watch;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use lab::experiment::Progress;
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use trace::Meter;
 
 /// How a run is shown while it goes on.
 #[derive(Debug)]
@@ -123,23 +126,40 @@ impl Points {
     }
 }
 
-/// A line that says what is being done and since when, for work whose end is not known.
+/// A line about a trace that is read to its end.
 #[derive(Debug)]
-pub struct Spinner(ProgressBar);
+pub struct Reading(ProgressBar);
 
-impl Spinner {
-    /// Shows `what`, unless it should be quiet or standard error is no terminal; nothing for what takes no time.
-    pub fn new(quiet: bool, what: &str) -> Spinner {
+impl Reading {
+    /// Shows what `meter` says, unless it should be quiet or standard error is no terminal.
+    pub fn new(quiet: bool, file: &Path, meter: Meter) -> Reading {
         let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style("{spinner} {msg}, {elapsed}"));
-        bar.set_message(what.to_string());
+        let far = move |state: &ProgressState, w: &mut dyn fmt::Write| {
+            let _ = w.write_str(&how_far(meter.accesses(), meter.share(), state.elapsed()));
+        };
+        bar.set_style(style("{spinner} {msg}: {far}").with_key("far", far));
+        bar.set_message(file.display().to_string());
         bar.enable_steady_tick(Duration::from_millis(250));
-        Spinner(bar)
+        Reading(bar)
     }
 }
 
-impl Drop for Spinner {
+fn how_far(accesses: u64, share: Option<f64>, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    let rate = accesses as f64 / seconds.max(1e-3) / 1e6;
+    let mut text = format!("{} accesses, {rate:.1} M/s", thousands(accesses));
+    match share {
+        Some(share) => {
+            let left = seconds * (1.0 - share) / share;
+            text += &format!(", {:.0} %, {left:.0} s left", 100.0 * share);
+        }
+        None => text += &format!(", {seconds:.0} s"),
+    }
+    text
+}
+
+impl Drop for Reading {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
@@ -179,5 +199,17 @@ impl Line {
         if std::mem::take(&mut self.shown) {
             eprint!("\x1b[2K");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_that_is_read_has_a_rate_and_an_end() {
+        let seconds = Duration::from_secs(4);
+        assert_eq!(how_far(20_000_000, Some(0.25), seconds), "20 000 000 accesses, 5.0 M/s, 25 %, 12 s left");
+        assert_eq!(how_far(20_000_000, None, seconds), "20 000 000 accesses, 5.0 M/s, 4 s");
     }
 }

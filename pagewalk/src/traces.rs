@@ -1,18 +1,20 @@
 //! Traces: looked at, converted; and snapshots of processes.
 
 use crate::cli::{Output, TraceCommand};
-use crate::progress::Spinner;
+use crate::progress::Reading;
 use crate::tracetext;
 use anyhow::{Context, Result};
 use std::fmt::Write;
 use std::path::Path;
 use trace::summary::{self, Extent};
-use trace::{Format, OpenOptions, WriteOptions, capture};
+use trace::{Format, Meter, OpenOptions, WriteOptions, capture};
 
-fn options(format: Option<&str>) -> Result<OpenOptions> {
+/// How a file is opened, and a line that says how far it has been read.
+fn reading(file: &Path, format: Option<&str>, output: Output) -> Result<(OpenOptions, Reading)> {
     let mut options = OpenOptions::default();
     options.format = format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
-    Ok(options)
+    let meter = options.meter.insert(Meter::default()).clone();
+    Ok((options, Reading::new(output.quiet, file, meter)))
 }
 
 /// `pagewalk trace …`.
@@ -20,19 +22,21 @@ pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
     match command {
         TraceCommand::Info { file, format, quick } => {
             let extent = if *quick { Extent::Beginning } else { Extent::All };
-            let busy = reading(file, output);
-            let info = summary::info(file, &options(format.as_deref())?, extent)?;
+            let (options, busy) = reading(file, format.as_deref(), output)?;
+            let info = summary::info(file, &options, extent)?;
             drop(busy);
             show("trace info", &info, tracetext::info, output)
         }
         TraceCommand::Stat { file, format } => {
-            let busy = reading(file, output);
-            let stat = summary::stat(file, &options(format.as_deref())?)?;
+            let (options, busy) = reading(file, format.as_deref(), output)?;
+            let stat = summary::stat(file, &options)?;
             drop(busy);
             show("trace stat", &stat, tracetext::stat, output)
         }
         TraceCommand::Head { file, format, count } => {
-            let rows = summary::head(file, &options(format.as_deref())?, *count)?;
+            let (options, busy) = reading(file, format.as_deref(), output)?;
+            let rows = summary::head(file, &options, *count)?;
+            drop(busy);
             if output.json {
                 return crate::print_json_rows("trace head", &rows);
             }
@@ -53,11 +57,6 @@ pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
     }
 }
 
-/// A line while a file is read.
-fn reading(file: &Path, output: Output) -> Spinner {
-    Spinner::new(output.quiet, &format!("reading {}", file.display()))
-}
-
 fn convert(
     from: &Path,
     to: &Path,
@@ -68,8 +67,8 @@ fn convert(
 ) -> Result<()> {
     let to_format = to_format.map(str::parse::<Format>).transpose().map_err(anyhow::Error::msg)?;
     let write = WriteOptions { format: to_format, thread, ..WriteOptions::default() };
-    let busy = reading(from, output);
-    let written = trace::convert(from, &options(format)?, to, &write)?;
+    let (options, busy) = reading(from, format, output)?;
+    let written = trace::convert(from, &options, to, &write)?;
     drop(busy);
     if !output.quiet {
         eprintln!("{}: {} accesses", to.display(), crate::report::thousands(written.accesses));

@@ -33,6 +33,7 @@ pub mod drmemtrace;
 mod error;
 mod gem5;
 mod input;
+mod meter;
 mod open;
 mod options;
 pub mod parquet;
@@ -45,6 +46,7 @@ pub mod table;
 mod text;
 mod write;
 
+pub use meter::Meter;
 pub use open::{from_bytes, from_reader, open};
 pub use options::{Compression, Format, OpenOptions};
 pub use parquet::{About, ParquetWriter, Written};

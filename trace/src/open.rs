@@ -7,6 +7,7 @@ use crate::drmemtrace::{self, DrMemtrace};
 use crate::error::{Hint, error};
 use crate::gem5::Gem5;
 use crate::input::Input;
+use crate::meter::Meter;
 use crate::options::{Compression, Format, OpenOptions};
 use crate::parquet::{ParquetSource, Store};
 use crate::qemu16::Qemu16;
@@ -25,9 +26,18 @@ use std::path::Path;
 /// # Errors
 /// If the file cannot be opened, or what it is cannot be told.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn TraceSource>, SourceError> {
+    let source = open_unmetered(path, options)?;
+    Ok(match &options.meter {
+        Some(meter) => meter.source(source),
+        None => source,
+    })
+}
+
+fn open_unmetered(path: &Path, options: &OpenOptions) -> Result<Box<dyn TraceSource>, SourceError> {
     let name = path.display().to_string();
+    let meter = options.meter.as_ref();
     if path.is_dir() {
-        let inputs = drmemtrace::directory_inputs(path)?;
+        let inputs = drmemtrace::directory_inputs(path, meter)?;
         return Ok(Box::new(DrMemtrace::new(name, inputs, options.fetches)));
     }
     let mut file = open_file(path)?;
@@ -35,7 +45,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<Box<dyn TraceSource>, 
         let recover = options.recover || path.extension().is_some_and(|e| e == "partial");
         return Ok(Box::new(ParquetSource::new(name, Store::File(file), recover, options.fetches)?));
     }
-    reader(seekable(name, Box::new(file))?, options)
+    reader(seekable(name, metered(file, meter))?, options)
 }
 
 /// Opens a trace that is in memory, such as one embedded in the program.
@@ -76,8 +86,15 @@ pub fn from_reader(
 }
 
 /// The decompressed bytes of a file.
-pub(crate) fn file_input(path: &Path) -> Result<Input, SourceError> {
-    seekable(path.display().to_string(), Box::new(open_file(path)?))
+pub(crate) fn file_input(path: &Path, meter: Option<&Meter>) -> Result<Input, SourceError> {
+    seekable(path.display().to_string(), metered(open_file(path)?, meter))
+}
+
+fn metered(file: File, meter: Option<&Meter>) -> Box<dyn ReadSeek> {
+    match meter {
+        Some(meter) => Box::new(meter.file(file)),
+        None => Box::new(file),
+    }
 }
 
 fn open_file(path: &Path) -> Result<File, SourceError> {

@@ -1,5 +1,6 @@
 //! What a trace file can be, and what a user may say about one.
 
+use crate::meter::Meter;
 use std::fmt;
 use std::str::FromStr;
 
@@ -99,11 +100,13 @@ pub struct OpenOptions {
     pub recover: bool,
     /// The fields that `perf script -F` was given, where the text is not in perf's default form.
     pub perf_fields: Option<String>,
+    /// Told how far a file or directory has been read.
+    pub meter: Option<Meter>,
 }
 
 impl Default for OpenOptions {
     fn default() -> OpenOptions {
-        OpenOptions { format: None, fetches: true, recover: false, perf_fields: None }
+        OpenOptions { format: None, fetches: true, recover: false, perf_fields: None, meter: None }
     }
 }
 

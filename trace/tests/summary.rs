@@ -5,7 +5,7 @@ mod support;
 use support::fixtures;
 use support::{sample, scratch};
 use trace::summary::{Counted, Extent, head, info, stat};
-use trace::{Compression, Format, OpenOptions};
+use trace::{Compression, Format, Meter, OpenOptions};
 
 #[test]
 fn a_small_trace_is_counted() {
@@ -52,4 +52,28 @@ fn a_real_trace_is_counted() {
     assert!(stat.footprint.len() <= 64 && stat.footprint.is_sorted_by_key(|p| p.pages));
     assert_eq!(stat.reuse_distance.iter().sum::<u64>(), 2_000_000 - 2933);
     assert_eq!(stat.touches.iter().sum::<u64>(), 2933);
+}
+
+#[test]
+fn a_meter_tells_how_far_a_trace_was_read() {
+    let directory = scratch("meter");
+    for fixtures::Fixture { name, bytes, .. } in fixtures::all() {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let meter = Meter::default();
+        let mut options = OpenOptions::default();
+        options.meter = Some(meter.clone());
+        assert_eq!((meter.accesses(), meter.share()), (0, None));
+        let counted = info(&path, &options, Extent::All).unwrap().counted.unwrap();
+        assert_eq!((meter.accesses(), meter.share()), (counted.accesses, Some(1.0)), "{name}");
+    }
+    // Parquet says how many accesses it has.
+    let (from, to) = (directory.join("t.trace"), directory.join("t.parquet"));
+    std::fs::write(&from, fixtures::drmemtrace(7, 7, 90, &[1])).unwrap();
+    trace::convert(&from, &OpenOptions::default(), &to, &trace::WriteOptions::default()).unwrap();
+    let meter = Meter::default();
+    let mut options = OpenOptions::default();
+    options.meter = Some(meter.clone());
+    info(&to, &options, Extent::All).unwrap();
+    assert_eq!((meter.accesses(), meter.share()), (212, Some(1.0)));
 }

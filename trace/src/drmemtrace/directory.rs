@@ -2,12 +2,13 @@
 
 use crate::error::{Hint, error};
 use crate::input::Input;
+use crate::meter::Meter;
 use crate::open;
 use machine::input::SourceError;
 use std::path::Path;
 
 /// The inputs of a trace directory, in the order of their names.
-pub(crate) fn inputs(dir: &Path) -> Result<Vec<Input>, SourceError> {
+pub(crate) fn inputs(dir: &Path, meter: Option<&Meter>) -> Result<Vec<Input>, SourceError> {
     let name = dir.display().to_string();
     let traces = dir.join("trace");
     let mut files = Vec::new();
@@ -28,7 +29,7 @@ pub(crate) fn inputs(dir: &Path) -> Result<Vec<Input>, SourceError> {
             error.hint("give the directory that drrun -t drmemtrace made, or one file of it")
         });
     }
-    files.iter().map(|path| open::file_input(path)).collect()
+    files.iter().map(|path| open::file_input(path, meter)).collect()
 }
 
 /// Whether a file is a thread's or a core's part of a trace: the schedules and

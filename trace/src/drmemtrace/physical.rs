@@ -40,8 +40,8 @@ impl PhysicalMap {
 /// As reading the trace.
 pub fn physical_map(path: &Path) -> Result<PhysicalMap, SourceError> {
     let inputs = match path.is_dir() {
-        true => super::directory_inputs(path)?,
-        false => vec![open::file_input(path)?],
+        true => super::directory_inputs(path, None)?,
+        false => vec![open::file_input(path, None)?],
     };
     let mut trace = DrMemtrace::new(path.display().to_string(), inputs, false);
     trace.collect_physical();
