@@ -1,7 +1,9 @@
 // Opens reports from disk in Chromium: no error on the console, no request to anywhere, every chart drawn, the explorer
 // clicked through. Leaves screenshots.
 //
-//   node test.mjs SCREENSHOTS KIND=FILE…
+// A timeline of walks is opened in speedscope, which reads the format that Perfetto reads.
+//
+//   node test.mjs SCREENSHOTS KIND=FILE… timeline=FILE
 
 import { chromium } from "playwright-core";
 import { mkdirSync, readFileSync, statSync } from "node:fs";
@@ -57,6 +59,10 @@ async function saved(page, button) {
 
 for (const report of reports) {
   const [kind, file] = report.split("=");
+  if (kind === "timeline") {
+    await timeline(file);
+    continue;
+  }
   check(`${kind}: under 5 MB`, statSync(file).size < 5e6, `${statSync(file).size} bytes`);
 
   const { context, page } = await open(kind, file);
@@ -161,6 +167,27 @@ async function explore(kind, page) {
     check(`${kind}: the other system can be chosen`, (await page.getAttribute(".side >> nth=1", "data-system")) === name);
   }
   await shot(page, `${kind}-explorer`, "#explorer");
+}
+
+// Another program reads the timeline: all threads are there, and no slice was out of place.
+async function timeline(file) {
+  const context = await browser.newContext({ viewport: { width: 1360, height: 900 } });
+  const page = await context.newPage();
+  const said = [];
+  page.on("console", (m) => said.push(m.text()));
+  page.on("pageerror", (e) => failures.push(`timeline: ${e.stack}`));
+  await page.goto(pathToFileURL(path.resolve("node_modules/speedscope/dist/release/index.html")).href);
+  await page.setInputFiles("input[type=file]", file);
+  await page.getByText("Time Order").waitFor();
+  const threads = new Set(JSON.parse(readFileSync(file, "utf8")).traceEvents
+    .filter((event) => event.ph === "X").map((event) => `${event.pid} ${event.tid}`));
+  const body = await page.textContent("body");
+  check("timeline: every walker is there", body.includes(`/${threads.size})`), body.slice(0, 300));
+  check("timeline: it is read as what it is", said.some((text) => text.includes("Trace Event Format")));
+  const wrong = said.filter((text) => /Tried to end|still open|mismatch/i.test(text));
+  check("timeline: all slices are in place", wrong.length === 0, wrong.slice(0, 3).join("; "));
+  await shot(page, "timeline");
+  await context.close();
 }
 
 await browser.close();

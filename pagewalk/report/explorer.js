@@ -79,7 +79,8 @@ function explorerPart(data) {
   const all = [...new Map(pages.map((p) => [`${p.process}:${p.va}`, { process: p.process, va: p.va }])).values()]
     .sort((a, b) => a.process - b.process || (a.va < b.va ? -1 : 1));
   const processes = [...new Set(all.map((p) => p.process))];
-  const state = { at: Math.floor(all.length / 2), cold: 1, left: 0, right: Math.min(1, systems.length - 1) };
+  const first = data.first ? all.findIndex((p) => p.process === data.first[0] && p.va === BigInt("0x" + data.first[1])) : -1;
+  const state = { at: first >= 0 ? first : Math.floor(all.length / 2), cold: 1, left: 0, right: Math.min(1, systems.length - 1) };
 
   const input = el("input", { type: "text", id: "address", spellcheck: "false", autocomplete: "off", "aria-label": "Address" });
   const said = el("div", { class: "said", role: "status" });

@@ -77,6 +77,9 @@ pub enum Command {
         /// Whose address: the number of the input's process.
         #[arg(long, default_value_t = 0)]
         process: u16,
+        /// Write the walk explorer, open at this address, to this file too: one HTML page that opens offline.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
         #[command(flatten)]
         experiment: Experiment,
     },

@@ -1,6 +1,7 @@
 //! One walk drawn step by step.
 
 use crate::cli::Output;
+use crate::html::{self, Asked};
 use crate::inputs::Input;
 use crate::progress::Bar;
 use crate::terminal;
@@ -13,15 +14,19 @@ use machine::explain::{Explained, What};
 use machine::input::{Block, More, Setup};
 use paging::{Dim, Va};
 use std::fmt::Write;
+use std::path::Path;
 
 /// Runs the warm-up under each system, then walks for `address` cold and warm, and prints both.
 pub fn explain(
     experiment: &Experiment,
     input: &Input,
-    process: u16,
-    address: &str,
+    (process, address): (u16, &str),
+    html: Option<&Path>,
     output: Output,
 ) -> Result<()> {
+    if let Some(file) = html {
+        crate::writable(file)?;
+    }
     let digits = address.trim_start_matches("0x");
     let radix = if digits.len() == address.len() { 10 } else { 16 };
     let raw = u64::from_str_radix(&digits.replace('_', ""), radix)
@@ -29,6 +34,8 @@ pub fn explain(
     let va = Va::new(raw);
     let mut texts = Vec::new();
     let mut documents = Vec::new();
+    let mut views = Vec::new();
+    let (mut workload, mut accesses) = (String::new(), 0);
     for system in &experiment.systems {
         anyhow::ensure!(
             va.is_canonical(system.kernel.levels),
@@ -46,6 +53,15 @@ pub fn explain(
                 .collect();
             format!("{address} under {system}; mapped are\n{}", regions.join("\n"))
         };
+        if html.is_some() {
+            // Before the walks below, which leave something in the caches.
+            let mut places = world.places(PAGES / experiment.systems.len());
+            let page = (process, Va::new(va.page() << 12));
+            places.retain(|place| *place != page);
+            places.push(page);
+            views.push((system.to_string(), world.view(&places, seen)));
+            (workload, accesses) = (setup.name.clone(), seen);
+        }
         let cold = world.explain(process, va, true).with_context(context)?;
         let warm = world.explain(process, va, false).with_context(context)?;
         documents.push(serde_json::json!({
@@ -71,12 +87,19 @@ pub fn explain(
         }
         texts.push(text);
     }
+    if let Some(file) = html {
+        let asked = Asked { workload: &workload, accesses, process, va: raw };
+        html::explain(experiment, &views, &asked).write(file)?;
+        crate::said(file, output);
+    }
     if output.json {
         return crate::print(&(serde_json::to_string_pretty(&documents)? + "\n"));
     }
     crate::print(&terminal::beside(&texts, terminal::width(&std::io::stdout())))
 }
 
+/// Other pages in the explorer, over all systems.
+const PAGES: usize = 600;
 /// Version of the shape of what `explain --json` prints.
 const SCHEMA: u32 = 2;
 

@@ -67,10 +67,10 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Compare { systems, look, experiment }) => {
             simulate(&systems, &experiment, &look, output)
         }
-        Some(Command::Explain { system, address, process, experiment }) => {
+        Some(Command::Explain { system, address, process, html, experiment }) => {
             let systems: Vec<String> = system.split(',').map(String::from).collect();
             let (experiment, input) = inputs::experiment(&systems, &experiment)?;
-            done(explain::explain(&experiment, &input, process, &address, output))
+            done(explain::explain(&experiment, &input, (process, &address), html.as_deref(), output))
         }
         Some(Command::Record(args)) => live::record(&args, output),
         Some(Command::Trace { command }) => done(traces::trace(&command, output)),

@@ -1,6 +1,8 @@
 //! Walks in time, for Perfetto: its JSON import ("Trace Event Format"), which ui.perfetto.dev opens.
 //!
 //! A process is a system, a thread a walker of a core; a slice is a walk, and the slices below it are its steps.
+//! A microsecond of the timeline is a cycle: viewers count in whole nanoseconds, in which steps of a few cycles
+//! would vanish, or overlap, and slices that overlap are dropped.
 
 use anyhow::{Context, Result};
 use lab::Outcome;
@@ -17,6 +19,8 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
     for (index, (outcome, sight)) in seen.iter().enumerate() {
         let pid = index + 1;
         event(json!({ "ph": "M", "pid": pid, "name": "process_name", "args": { "name": outcome.system } }));
+        let unit = format!("1 us is 1 cycle of {} MHz", sight.mhz);
+        event(json!({ "ph": "M", "pid": pid, "name": "process_labels", "args": { "labels": unit } }));
         for (core, walks) in sight.walks.iter().enumerate() {
             // A core's clock tells nothing about another's before they meet: each begins at 0.
             let begin = walks.iter().map(|walk| walk.start).min().unwrap_or(0);
@@ -29,7 +33,7 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
                 );
             }
             for walk in walks {
-                for slice in slices(walk, begin, sight.mhz, pid, thread(core, walk.walker)) {
+                for slice in slices(walk, begin, pid, thread(core, walk.walker)) {
                     event(slice);
                 }
             }
@@ -44,14 +48,9 @@ fn thread(core: usize, walker: usize) -> usize {
     core * 16 + walker + 1
 }
 
-fn slices(walk: &Recorded, begin: u64, mhz: u64, pid: usize, tid: usize) -> Vec<Value> {
-    // Microseconds, as the format has it.
-    let micros = |cycles: f64| cycles / mhz.max(1) as f64;
-    let mut at = (walk.start - begin) as f64 / TICKS as f64;
-    let slice = |at: f64, cycles: u64, name: String, args: Value| {
-        let (ts, dur) = (micros(at), micros(cycles as f64));
-        json!({ "ph": "X", "cat": "walk", "pid": pid, "tid": tid, "ts": ts, "dur": dur, "name": name, "args": args })
-    };
+fn slices(walk: &Recorded, begin: u64, pid: usize, tid: usize) -> Vec<Value> {
+    let mut at = (walk.start - begin) / TICKS;
+    let slice = |at: u64, cycles: u64, name: String, args: Value| json!({ "ph": "X", "cat": "walk", "pid": pid, "tid": tid, "ts": at, "dur": cycles, "name": name, "args": args });
     let all = &walk.walk;
     let end = match all.end {
         Ok(leaf) => format!("page of {} at frame {:#x}", leaf.size, leaf.frame.number()),
@@ -70,7 +69,7 @@ fn slices(walk: &Recorded, begin: u64, mhz: u64, pid: usize, tid: usize) -> Vec<
     for step in &all.steps {
         let (name, args) = described(step);
         slices.push(slice(at, step.cycles, name, args));
-        at += step.cycles as f64;
+        at += step.cycles;
     }
     slices
 }

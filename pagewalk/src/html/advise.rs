@@ -2,7 +2,7 @@
 
 use super::{Chart, Document, Mark, Part, Table, compare, rounded};
 use lab::Outcome;
-use lab::advise::Verdict;
+use lab::advise::{Reach, Verdict};
 use serde_json::json;
 
 /// The report. Each of `places` has the system of today, and what would help there; `runs` are those of the first seed.
@@ -34,7 +34,7 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
         "frames more",
         "bytes of tables more",
     ];
-    let names = names.into_iter().chain(["kernel, cycles per access", "reach", "needs", "sure"]);
+    let names = names.into_iter().chain(["kernel, cycles per access", "changed", "needs", "sure"]);
     let mut table = Table {
         title: "Remedies".to_string(),
         columns: names.map(str::to_string).collect(),
@@ -56,7 +56,8 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
                     json!(sure),
                 ]);
             }
-            let percent = |share: f64| rounded(100.0 * share);
+            // Of seeds, no more is known.
+            let percent = |share: f64| rounded((1e4 * share).round() / 100.0);
             table.rows.push(vec![
                 json!(place),
                 json!(v.remedy.system),
@@ -67,7 +68,7 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
                 json!(v.frames),
                 json!(v.table_bytes),
                 rounded(v.software),
-                json!(reach),
+                json!(change(v.remedy.reach)),
                 json!(v.remedy.needs),
                 json!(sure),
             ]);
@@ -93,4 +94,13 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
         vec![Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() }],
     );
     document
+}
+
+/// What must be changed, in a word.
+fn change(reach: Reach) -> &'static str {
+    match reach {
+        Reach::Today => "settings",
+        Reach::Kernel => "kernel",
+        Reach::Hardware => "hardware",
+    }
 }

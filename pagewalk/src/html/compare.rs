@@ -127,7 +127,9 @@ pub fn compare(experiment: &Experiment, seen: &[(Outcome, Sight)], lead: Option<
             vec![Part::Grids(json!({ "systems": grids, "colors": SERVED }))],
         );
     }
-    if let Some(explorer) = maps::explorer(seen) {
+    let views: Vec<_> =
+        seen.iter().filter_map(|(o, sight)| Some((o.system.as_str(), sight.view.as_ref()?))).collect();
+    if let Some(explorer) = maps::explorer(&views, None) {
         document.section(
             "explorer",
             "Follow a walk",
@@ -277,16 +279,17 @@ fn over_time(seen: &[(Outcome, Sight)]) -> Vec<Part> {
         let mut any = false;
         for (outcome, sight) in seen {
             for p in &sight.series.points {
+                let c = &p.counts;
                 let per = |n: u64, of: u64| if of == 0 { f64::NAN } else { n as f64 / of as f64 };
                 let value = match name {
-                    "STLB misses per 1000 accesses" => 1000.0 * per(p.stlb_misses, p.accesses),
-                    "Mean cycles of a walk" => per(p.walk_pending, p.walks),
-                    "Cycles per access" => per(p.cycles, p.accesses),
-                    _ => per(p.software, p.accesses),
+                    "STLB misses per 1000 accesses" => 1000.0 * per(c.stlb_misses, c.accesses),
+                    "Mean cycles of a walk" => per(c.walk_pending, c.walks),
+                    "Cycles per access" => per(c.cycles, c.accesses),
+                    _ => per(c.software, c.accesses),
                 };
                 any |= value > 0.0;
-                let rest = [p.l1_misses, p.stlb_misses, p.walks, p.latency_p50, p.latency_p90, p.latency_p99];
-                let rest = rest.into_iter().chain([p.faults, p.exits, p.cycles]).map(Value::from);
+                let rest = [c.l1_misses, c.stlb_misses, c.walks, p.latency_p50, p.latency_p90, p.latency_p99];
+                let rest = rest.into_iter().chain([c.faults, c.exits, c.cycles]).map(Value::from);
                 chart.row(
                     [json!(p.until), rounded(value), json!(outcome.system)].into_iter().chain(rest).collect(),
                 );
@@ -416,7 +419,7 @@ fn numbers(outcomes: &[&Outcome]) -> Table {
     table
 }
 
-fn configuration(experiment: &Experiment) -> Vec<Part> {
+pub(super) fn configuration(experiment: &Experiment) -> Vec<Part> {
     let facts = experiment.profile.facts();
     let rows = facts
         .iter()

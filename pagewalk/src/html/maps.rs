@@ -2,30 +2,31 @@
 
 use super::Part;
 use lab::Outcome;
-use lab::look::{PageView, Sight, StepView, WalkView};
+use lab::look::{PageView, Sight, StepView, View, WalkView};
 use lab::world::TableDump;
 use machine::metrics::Served;
 use serde_json::{Value, json};
 
-/// The walk explorer's data; `None` if no page was looked at.
-pub fn explorer(seen: &[(Outcome, Sight)]) -> Option<Value> {
-    let views = || seen.iter().filter_map(|(o, sight)| Some((o, sight.view.as_ref()?)));
-    if views().all(|(_, view)| view.pages.is_empty()) {
+/// The walk explorer's data, by system; `None` if no page was looked at. It begins with the page of `first`.
+pub fn explorer(views: &[(&str, &View)], first: Option<(u16, u64)>) -> Option<Value> {
+    if views.iter().all(|(_, view)| view.pages.is_empty()) {
         return None;
     }
-    let regions: Vec<Value> = views()
-        .next()?
+    let regions: Vec<Value> = views
+        .first()?
         .1
         .regions
         .iter()
         .map(|r| json!([r.process, format!("{:x}", r.start), format!("{:x}", r.end), r.name]))
         .collect();
-    let systems: Vec<Value> = views()
-        .map(
-            |(o, view)| json!({ "name": o.system, "pages": view.pages.iter().map(page).collect::<Vec<_>>() }),
-        )
+    let systems: Vec<Value> = views
+        .iter()
+        .map(|(name, view)| json!({ "name": name, "pages": view.pages.iter().map(page).collect::<Vec<_>>() }))
         .collect();
-    Some(json!({ "regions": regions, "systems": systems, "served": Served::ALL.map(Served::name) }))
+    let first = first.map(|(process, va)| json!([process, format!("{va:x}")]));
+    Some(json!({
+        "regions": regions, "systems": systems, "served": Served::ALL.map(Served::name), "first": first,
+    }))
 }
 
 fn page(p: &PageView) -> Value {

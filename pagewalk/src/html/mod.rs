@@ -5,12 +5,14 @@
 
 mod advise;
 mod compare;
+mod explain;
 mod maps;
 mod reproduce;
 mod sweep;
 
 pub use advise::advise;
 pub use compare::compare;
+pub use explain::{Asked, explain};
 pub use reproduce::{babelfish, curve, figures, gups, passthrough, ptemagnet, segments, together};
 pub use sweep::{Row as SweepRow, sweep};
 
