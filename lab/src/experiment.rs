@@ -51,6 +51,24 @@ pub struct Experiment {
     pub dump_tables: Option<DumpTables>,
 }
 
+impl Experiment {
+    /// Systems on a machine, with as many accesses as a generator's run has, seed 1, and nothing else asked for.
+    pub fn new(profile: Profile, systems: impl IntoIterator<Item = System>) -> Experiment {
+        let (accesses, warmup) = GENERATED;
+        Experiment {
+            systems: systems.into_iter().collect(),
+            profile,
+            warmup,
+            accesses: Some(accesses),
+            seed: 1,
+            verify: false,
+            layout: None,
+            threads: 0,
+            dump_tables: None,
+        }
+    }
+}
+
 /// When page tables are dumped, besides at the end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DumpTables {

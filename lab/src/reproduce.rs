@@ -3,10 +3,12 @@
 //! A row never decides a parameter: profiles are made of facts about hardware,
 //! and where the model is off, the row shows by how much.
 
+pub mod all;
 pub mod babelfish;
 pub mod passthrough;
 pub mod ptemagnet;
 pub mod segments;
+pub mod sheet;
 pub mod together;
 
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
@@ -29,6 +31,13 @@ pub struct Row {
     pub source: &'static str,
     /// Ours.
     pub model: f64,
+}
+
+impl From<&Row> for sheet::Row {
+    fn from(row: &Row) -> sheet::Row {
+        let unit = if row.unit == "share" { sheet::Unit::Share } else { sheet::Unit::Cycles };
+        sheet::Row::new("gups", row.what.clone(), unit, (row.measured, "F:AE-M"), row.model)
+    }
 }
 
 impl Row {
@@ -140,13 +149,18 @@ pub struct CurvePoint {
     pub model: f64,
 }
 
-/// The curve of TLB cost by footprint on the Zen 4, for the columns named (all
-/// if none are).
+/// Accesses of a point of the curve, at most: with more the large footprints take minutes.
+pub const CURVE_ACCESSES: u64 = 2_500_000;
+
+/// The curve of TLB cost by footprint on the Zen 4, for the columns and footprints (KiB) named (all
+/// if none are), with so many accesses of a point at most.
 ///
 /// # Errors
 /// [`ExperimentError`].
 pub fn curve(
     columns: &[String],
+    footprints: &[u64],
+    most: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<CurvePoint>, ExperimentError> {
     let wrong = |reason: String| machine::input::SourceError {
@@ -167,11 +181,13 @@ pub fn curve(
         let system = System::parse(system).map_err(|error| wrong(error.to_string()))?;
         for row in &rows {
             let (Ok(kib), Ok(measured)) = (row[0].parse::<u64>(), row[at].parse::<f64>()) else { continue };
+            if !footprints.is_empty() && !footprints.contains(&kib) {
+                continue;
+            }
             let pages = kib / 4;
             let lap = if workload.contains("granule=line") { pages * 64 } else { pages };
-            // A lap to warm up and one to count, but enough of either that edges
-            // do not matter, and not so many that the large ones take minutes.
-            let n = lap.clamp(100_000, 2_500_000);
+            // A lap to warm up and one to count, but enough of either that edges do not matter.
+            let n = lap.clamp(100_000, most);
             // GUPS tables are powers of two; the chase takes any whole number of pages.
             let size =
                 if workload.starts_with("gups") { (kib * 1024).next_power_of_two() / 1024 } else { kib };
@@ -179,6 +195,10 @@ pub fn curve(
                 continue;
             }
             let spec = format!("{workload},footprint={kib}KiB");
+            if workloads::build(&spec, 1).is_err() {
+                // Fewer pages than a group of the pattern has.
+                continue;
+            }
             let outcomes = modelled(&profile, &[system], &spec, n, n, progress)?;
             let model = outcomes[0].cycles_per_access() * 1000.0 / profile.clock.mhz as f64;
             points.push(CurvePoint { kib, column, measured, model });

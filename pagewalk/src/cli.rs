@@ -451,6 +451,8 @@ pub struct BabelfishArgs {
 /// What can be reproduced.
 #[derive(Debug, Subcommand)]
 pub enum Reproduced {
+    /// Everything: each table and figure that we hold, beside ours, with a verdict; on one page, in minutes.
+    All(AllArgs),
     /// Cycles per update and walk share of GUPS, 64 GiB, on the Mitosis machine.
     Gups,
     /// PTEMagnet: benchmarks in a VM alone, with a heavy co-runner and with a mix, without
@@ -498,6 +500,21 @@ pub enum Reproduced {
     },
 }
 
+/// What of the page.
+#[derive(Debug, Args, Clone)]
+pub struct AllArgs {
+    /// Only these papers: `mitosis`, `vmitosis`, `ptemagnet`, `babelfish`, `segments`, `passthrough`, `agile`,
+    /// `hardware`.
+    #[arg(long, value_delimiter = ',')]
+    pub paper: Vec<String>,
+    /// Worker threads; 0 for one a core. The page does not depend on it.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+    /// Write the page to this file as Markdown, as docs/reproduced.md is.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+}
+
 /// Which cells of a paper's figures.
 #[derive(Debug, Args, Clone, Default)]
 pub struct Figures {
@@ -513,6 +530,12 @@ pub struct Figures {
     /// Divide footprints and each node's memory by this, for a quick look.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub divide: u64,
+    /// Divide last-level caches by the same, so that as large a share of page-table entries fits into them.
+    #[arg(long)]
+    pub caches: bool,
+    /// Divide the accesses of each cell by this.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
+    pub fewer: u64,
     /// Worlds that are simulated at once: each takes up to 24 MiB for each GiB of footprint; 0 for one a core.
     #[arg(long, default_value_t = 0)]
     pub threads: usize,

@@ -57,6 +57,8 @@ fn run(figure: &Figure, args: &Figures, output: Output) -> Result<Vec<Cell>> {
         workloads: &args.workload,
         configs: &args.config,
         divide: args.divide,
+        caches: args.caches,
+        fewer: args.fewer,
         threads: args.threads,
         ..Options::default()
     };

@@ -101,6 +101,7 @@ fn reproduce(what: Reproduced, html: Option<&Path>, output: Output) -> Result<()
         Reproduced::Together { pairs, footprint, accesses } => {
             reproduce::together(&pairs, &footprint, accesses, html, output)
         }
+        Reproduced::All(args) => reproduce::all(&args, html, output),
         Reproduced::TlbCurve { columns } => reproduce::curve(&columns, html, output),
         Reproduced::Ptemagnet(args) => reproduce::ptemagnet(&args, html, output),
         Reproduced::Passthrough(args) => passthrough::reproduce(&args, html, output),

@@ -1,9 +1,11 @@
 //! Measured numbers beside ours.
 
+mod all;
 mod babelfish;
 mod ptemagnet;
 mod together;
 
+pub use all::all;
 pub use babelfish::babelfish;
 pub use ptemagnet::ptemagnet;
 pub use together::together;
@@ -11,7 +13,8 @@ pub use together::together;
 use crate::cli::Output;
 use crate::progress::Bar;
 use anyhow::{Result, bail};
-use lab::reproduce::{self, CurvePoint, Row};
+use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use lab::reproduce::{self, CurvePoint, Row, sheet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -49,7 +52,7 @@ pub fn curve(columns: &[String], html: Option<&Path>, output: Output) -> Result<
         bail!("the curve has no column `{wrong}`; it has {}", known.join(", "));
     }
     let bar = Bar::new(output.quiet);
-    let points = reproduce::curve(columns, &mut |p| bar.show(p))?;
+    let points = reproduce::curve(columns, &[], reproduce::CURVE_ACCESSES, &mut |p| bar.show(p))?;
     bar.end();
     let names: Vec<&str> =
         known.into_iter().filter(|name| points.iter().any(|p| p.column == *name)).collect();
@@ -82,4 +85,20 @@ pub fn curve(columns: &[String], html: Option<&Path>, output: Output) -> Result<
 
 fn pair(point: &CurvePoint) -> String {
     format!("{:.1} / {:.1}", point.measured, point.model)
+}
+
+/// Published numbers beside ours, a line each.
+fn beside(rows: &[sheet::Row]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(["", "paper", "here", "off", "trust"]);
+    for row in rows {
+        let paper = if row.bound { format!("below {}", row.text(row.paper)) } else { row.text(row.paper) };
+        let ours = row.text(row.ours);
+        table.add_row([row.what.clone(), paper, ours, row.difference_text(), format!("[{}]", row.trust)]);
+    }
+    for column in table.column_iter_mut().skip(1).take(3) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect()
 }

@@ -3,7 +3,7 @@
 use crate::cli::Output;
 use crate::progress::Bar;
 use anyhow::{Result, bail};
-use lab::reproduce::segments::{self, BadFrames, Ballooning, CLASSES, ClassReport};
+use lab::reproduce::segments::{self, BAD, BadFrames, Ballooning, CLASSES, ClassReport, FILTERS};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -35,7 +35,7 @@ pub fn direct_segments(names: &[String], footprint: &str, html: Option<&Path>, o
     let mut classes = Vec::new();
     for class in CLASSES.into_iter().filter(|class| wanted(class.name)) {
         bar.what(class.name);
-        let report = segments::class(class, footprint, &mut |p| bar.show(p))?;
+        let report = segments::class(class, footprint, &[], segments::ACCESSES, &mut |p| bar.show(p))?;
         say(class_text(&report))?;
         classes.push(report);
     }
@@ -46,7 +46,8 @@ pub fn direct_segments(names: &[String], footprint: &str, html: Option<&Path>, o
     let mut bad_frames = Vec::new();
     if wanted("bad-frames") {
         bar.what("bad frames");
-        bad_frames = segments::bad_frames(footprint, &mut |p| bar.show(p))?;
+        bad_frames =
+            segments::bad_frames(footprint, &FILTERS, &BAD, segments::ACCESSES, &mut |p| bar.show(p))?;
         say(bad_text(&bad_frames))?;
     }
     let mut ballooning = Vec::new();

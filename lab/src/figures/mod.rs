@@ -64,6 +64,11 @@ pub struct Measured {
 }
 
 impl Figure {
+    /// How far to trust what was measured: the tag of its source.
+    pub fn trust(&self) -> &'static str {
+        self.source.rsplit_once('[').map_or(self.source, |(_, tag)| tag.trim_end_matches(']'))
+    }
+
     /// What was measured, in the figure's order.
     pub fn measured(&self) -> impl Iterator<Item = Measured> + '_ {
         self.measured.lines().filter(|line| !line.starts_with('#')).skip(1).filter_map(|line| {

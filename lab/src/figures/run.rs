@@ -5,7 +5,7 @@ use crate::experiment::{self, Experiment, ExperimentError};
 use crate::system::System;
 use crate::world::{Plan, World, WorldError};
 use machine::input::{Block, More, Source, SourceError};
-use machine::profile::Profile;
+use machine::profile::{Profile, Ways};
 use serde::Serialize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,8 @@ pub struct Options<'a> {
     pub configs: &'a [String],
     /// Footprints and each node's memory are divided by this, 1 for the figure's own.
     pub divide: u64,
+    /// Last-level caches are divided by the same, so that as large a share of the entries fits.
+    pub caches: bool,
     /// Accesses are divided by this: for tests.
     pub fewer: u64,
     /// Check every access.
@@ -29,7 +31,15 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { workloads: &[], configs: &[], divide: 1, fewer: 1, verify: false, threads: 0 }
+        Options {
+            workloads: &[],
+            configs: &[],
+            divide: 1,
+            caches: false,
+            fewer: 1,
+            verify: false,
+            threads: 0,
+        }
     }
 }
 
@@ -185,6 +195,14 @@ fn job(
     let mut profile = Profile::builtin(figure.machine).map_err(|e| wrong(figure.machine, e.to_string()))?;
     let divide = load.divided * options.divide.max(1);
     profile.topology.gib_per_socket = (profile.topology.gib_per_socket / divide).max(LEAST_GIB);
+    if options.caches {
+        let l2 = profile.cache.l2.kib;
+        let llc = &mut profile.cache.llc;
+        let ways = if let Ways::Number(ways) = llc.ways { ways } else { 1 };
+        // No smaller than the level before it, and of whole sets.
+        llc.kib = (llc.kib / divide).max(l2).next_multiple_of(ways);
+        profile = profile.checked(figure.machine).map_err(|e| wrong(figure.machine, e.to_string()))?;
+    }
     let separator = if load.spec.contains(':') { ',' } else { ':' };
     let spec = format!("{}{separator}footprint={}MiB", load.spec, mib(load, options));
     let mut source = workloads::build(&spec, 1).map_err(|e| wrong(&spec, e.to_string()))?;

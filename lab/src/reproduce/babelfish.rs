@@ -2,6 +2,8 @@
 //! on the paper's simulated machine: without sharing, with it, with each of its parts, and with an STLB made larger by
 //! as many bits as BabelFish adds.
 
+use super::sheet::{Row as Published, Unit};
+use crate::containers::{RequestCounts, Shareable};
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::{Outcome, ratio};
 use crate::system::System;
@@ -216,4 +218,161 @@ pub fn run(
         rows.push(Row { workload: (*name).to_string(), class: *class, outcomes, larger });
     }
     Ok(Report { machine, stlb, rows })
+}
+
+/// The mean bring-up: of those counted, or if none began then, of all.
+pub fn bring_up(requests: &RequestCounts) -> f64 {
+    if requests.starts > 0 { requests.mean_start } else { requests.mean_start_in_all }
+}
+
+fn requests(outcome: &Outcome) -> RequestCounts {
+    outcome.requests.unwrap_or_default()
+}
+
+impl Report {
+    /// The mean of what `get` says of the workloads of some classes, without BabelFish and with it.
+    fn mean(&self, classes: &[Class], get: &dyn Fn(&Row, &Outcome, &Outcome) -> Option<f64>) -> Option<f64> {
+        let rows = self.rows.iter().filter(|row| classes.contains(&row.class));
+        let values: Vec<f64> =
+            rows.filter_map(|row| get(row, row.of(SYSTEMS[0])?, row.of(SYSTEMS[1])?)).collect();
+        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+
+    fn shareable(&self, classes: &[Class], get: fn(&Shareable) -> f64) -> Option<f64> {
+        self.mean(classes, &|_, base, _| base.shareable.as_ref().map(get))
+    }
+
+    fn time(&self, classes: &[Class]) -> Option<f64> {
+        self.mean(classes, &|row, _, with| Some(row.change(with)))
+    }
+
+    /// What of the gain the TLB entries alone have.
+    fn of_tlb(&self, classes: &[Class]) -> Option<f64> {
+        let alone = self.mean(classes, &|row, _, _| Some(row.change(row.of(SYSTEMS[2])?)))?;
+        Some(alone / self.time(classes)?)
+    }
+
+    /// The same of one workload alone.
+    fn one(&self, name: &str, get: &dyn Fn(&Row, &Outcome, &Outcome) -> f64) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.workload == name)?;
+        Some(get(row, row.of(SYSTEMS[0])?, row.of(SYSTEMS[1])?))
+    }
+
+    /// The paper's numbers beside ours, as far as what was run can tell.
+    pub fn published(&self) -> Vec<Published> {
+        use Class::{Compute, Functions, Serving};
+        const ABSTRACT: &str = "F:abs";
+        const CITING: &str = "F:KW";
+        const LOW: &str = "M-l";
+        let containers = [Serving, Compute];
+        let latency = |get: fn(&RequestCounts) -> f64| {
+            self.mean(&[Serving], &move |_, base, with| {
+                Some(change(get(&requests(base)), get(&requests(with))))
+            })
+        };
+        let misses =
+            |of: usize| self.one("mongodb", &move |_, base, with| change(mpki(base)[of], mpki(with)[of]));
+        let of_tlb = |name: &str| {
+            self.one(name, &|row, _, with| {
+                row.of(SYSTEMS[2]).map_or(0.0, |tlb| row.change(tlb) / row.change(with))
+            })
+        };
+        let time_of = |name: &str| self.one(name, &|row, _, with| row.change(with));
+        let start = self.mean(&[Functions], &|_, base, with| {
+            Some(change(bring_up(&requests(base)), bring_up(&requests(with))))
+        });
+        let sharing = self.rows.iter().filter_map(|row| row.of(SYSTEMS[1])?.sharing);
+        let space =
+            sharing.fold((0, 0), |(bytes, tables), s| (bytes + s.bytes, tables + 4096 * s.shared_tables));
+        let space = (space.1 > 0).then(|| ratio(space.0, space.1));
+        let full = cost::Space { tables: 512, links: 512, mask_pages: 1 };
+        let bare = cost::Space { mask_pages: 0, ..full };
+        let larger = self.mean(&[Serving], &|row, _, _| Some(row.change(&row.larger)));
+        /// Group, what, unit, the paper's number and its trust, ours.
+        type Line = (&'static str, &'static str, Unit, f64, &'static str, Option<f64>);
+        let rows: [Line; 20] = [
+            (
+                "translations",
+                "shareable, containers",
+                Unit::Share,
+                0.53,
+                ABSTRACT,
+                self.shareable(&containers, Shareable::share),
+            ),
+            (
+                "translations",
+                "shareable, functions",
+                Unit::Share,
+                0.93,
+                ABSTRACT,
+                self.shareable(&[Functions], Shareable::share),
+            ),
+            (
+                "translations",
+                "active ones saved, containers",
+                Unit::Share,
+                0.30,
+                "M-m",
+                self.shareable(&containers, Shareable::active_saved),
+            ),
+            (
+                "translations",
+                "active ones saved, functions",
+                Unit::Share,
+                0.57,
+                "M-m",
+                self.shareable(&[Functions], Shareable::active_saved),
+            ),
+            ("time", "data serving, mean latency", Unit::Change, -0.11, ABSTRACT, latency(|r| r.mean)),
+            ("time", "data serving, tail latency", Unit::Change, -0.18, ABSTRACT, latency(|r| r.tail as f64)),
+            ("time", "compute, execution", Unit::Change, -0.11, ABSTRACT, self.time(&[Compute])),
+            ("time", "functions, bring-up", Unit::Change, -0.08, ABSTRACT, start),
+            (
+                "time",
+                "functions, execution, dense",
+                Unit::Change,
+                -0.10,
+                ABSTRACT,
+                time_of("functions-dense"),
+            ),
+            (
+                "time",
+                "functions, execution, sparse",
+                Unit::Change,
+                -0.55,
+                ABSTRACT,
+                time_of("functions-sparse"),
+            ),
+            ("misses", "MongoDB, STLB misses of data", Unit::Change, -0.66, LOW, misses(0)),
+            ("misses", "MongoDB, STLB misses of instructions", Unit::Change, -0.96, LOW, misses(1)),
+            ("parts", "serving, gain by TLB entries alone", Unit::Share, 0.6, LOW, self.of_tlb(&[Serving])),
+            ("parts", "compute, gain by TLB entries alone", Unit::Share, 0.2, LOW, self.of_tlb(&[Compute])),
+            (
+                "parts",
+                "dense functions, gain by TLB entries alone",
+                Unit::Share,
+                0.2,
+                LOW,
+                of_tlb("functions-dense"),
+            ),
+            (
+                "parts",
+                "sparse functions, gain by TLB entries alone",
+                Unit::Share,
+                0.01,
+                LOW,
+                of_tlb("functions-sparse"),
+            ),
+            ("larger", "serving, a larger STLB instead", Unit::Change, -0.02, LOW, larger),
+            ("space", "MaskPages and counters, of shared tables", Unit::Memory, 0.00238, CITING, space),
+            ("space", "the same, a full MaskPage", Unit::Memory, 0.00238, CITING, Some(full.overhead())),
+            ("space", "the same, without masks", Unit::Memory, 0.00048, CITING, Some(bare.overhead())),
+        ];
+        let row = |(group, what, unit, paper, trust, ours): Line| {
+            // Changes are of different programs, and have no order among them.
+            let group = if unit == Unit::Change { what } else { group };
+            Some(Published::new(group, what, unit, (paper, trust), ours?))
+        };
+        rows.into_iter().filter_map(row).collect()
+    }
 }

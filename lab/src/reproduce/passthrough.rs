@@ -5,6 +5,7 @@
 //! workloads touch all their memory before they are measured; the others change page
 //! tables all the time.
 
+use super::sheet::{Row, Unit};
 use super::{modelled, segments::wrong};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::Outcome;
@@ -288,6 +289,85 @@ pub fn judge(rows: &[Measured]) -> Vec<Judgement> {
         &|s| s.1 <= 1.05,
     );
     judged
+}
+
+/// Random accesses to 4 GiB: `sysbench memory --memory-access-mode=rnd`, of which the artifact's notes tell.
+pub const SYSBENCH: Case =
+    Case { name: "random 4 GiB", kind: Kind::Stress, workload: "gups:footprint=4GiB,updates=1" };
+
+/// The paper's numbers beside ours, as far as what was run can tell.
+pub fn published(rows: &[Measured]) -> Vec<Row> {
+    let of = |setting: Setting, kind: Kind| {
+        rows.iter().filter(move |row| row.setting == setting && row.case.kind == kind)
+    };
+    let most = |values: &mut dyn Iterator<Item = f64>| values.reduce(f64::max);
+    let mut published = Vec::new();
+    let mut add = |what: &str, unit, paper, ours: Option<f64>, bound: bool| {
+        let row = ours.map(|ours| Row::new(what, what, unit, paper, ours));
+        published.extend(row.map(|row| if bound { row.at_most() } else { row }));
+    };
+    let ratio = |a: usize, b: usize| move |row: &Measured| row.speedup(a, b);
+    let here = || rows.iter().filter(|row| row.setting != Setting::Numa);
+    add(
+        "speed-up over nested, most",
+        Unit::Ratio,
+        (2.4, "F:abs"),
+        most(&mut here().map(ratio(NESTED, TPT))),
+        false,
+    );
+    add(
+        "speed-up over shadow, most",
+        Unit::Ratio,
+        (1.4, "F:abs"),
+        most(&mut here().map(ratio(SHADOW, TPT))),
+        false,
+    );
+    for (setting, what) in [
+        (Setting::Small, "data-centre programs, time against native, most"),
+        (Setting::Thp, "the same, huge pages"),
+    ] {
+        // "Native performance": two per cent are allowed to it here.
+        let ours = most(&mut of(setting, Kind::DataCentre).map(ratio(TPT, NATIVE)));
+        add(what, Unit::Ratio, (1.02, "F:abs"), ours, true);
+    }
+    let random = rows.iter().find(|row| row.case.name == SYSBENCH.name && row.setting == Setting::Small);
+    let over_nested = random.map(ratio(NESTED, TPT));
+    add("random accesses to 4 GiB, speed-up over nested", Unit::Ratio, (2.11, "F:TPT"), over_nested, false);
+    add("the same, time against native", Unit::Ratio, (1.0, "F:TPT"), random.map(ratio(TPT, NATIVE)), false);
+    if let Some(m) = random.map(|row| &row.memory) {
+        let share = |part: u64, whole: u64| Some(part as f64 / whole.max(1) as f64);
+        let (array, twins, tags) = ((0.00195, "F:TPT"), (0.002, "D"), (0.0039, "M-h"));
+        add("array, of the guest's memory", Unit::Memory, array, share(m.array_bytes, m.guest_bytes), false);
+        add(
+            "twin tables, of what is mapped",
+            Unit::Memory,
+            twins,
+            share(m.twin_bytes, m.mapped_bytes),
+            false,
+        );
+        add("tags, of the host's memory", Unit::Memory, tags, share(m.tag_bytes, m.host_bytes), false);
+    }
+    published
+}
+
+/// What Agile Paging's abstract says beside ours.
+pub fn published_of_agile(rows: &[Measured]) -> Vec<Row> {
+    let mean = |of: &dyn Fn(&Measured) -> f64| {
+        let values: Vec<f64> = rows.iter().filter(|r| r.setting == Setting::Small).map(of).collect();
+        values.iter().map(|v| v.ln()).sum::<f64>() / values.len().max(1) as f64
+    };
+    let best = mean(&|r| r.cycles[NESTED].min(r.cycles[SHADOW]) / r.cycles[AGILE]).exp();
+    let native = mean(&|r| r.cycles[AGILE] / r.cycles[NATIVE]).exp();
+    vec![
+        Row::new(
+            "best",
+            "speed-up over the better of nested and shadow, mean",
+            Unit::Ratio,
+            (1.12, "F:abs"),
+            best,
+        ),
+        Row::new("native", "time against native, mean", Unit::Ratio, (1.04, "F:abs"), native).at_most(),
+    ]
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! questions, asked of the model.
 
 use super::modelled;
+use super::sheet::{Row, Unit};
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::{Outcome, ratio};
 use crate::segments::SegmentOutcome;
@@ -206,15 +207,18 @@ impl Linear<'_> {
 }
 
 /// Accesses to warm up with (several times the lines of the last-level cache), and to count.
-const ACCESSES: (u64, u64) = (1_500_000, 1_500_000);
+pub const ACCESSES: (u64, u64) = (1_500_000, 1_500_000);
 
-/// One class under all systems. `footprint` is that of big-memory classes.
+/// One class under the systems of `labels`, all if there are none. `footprint` is that of big-memory classes,
+/// `accesses` are those to warm up with and to count.
 ///
 /// # Errors
 /// [`ExperimentError`].
 pub fn class(
     class: Class,
     footprint: &str,
+    labels: &[&str],
+    accesses: (u64, u64),
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<ClassReport, ExperimentError> {
     let profile = profile()?;
@@ -225,9 +229,13 @@ pub fn class(
     for (advice, spec) in
         [("", workload.clone()), ("2m", with_advice(&workload, "2m")), ("1g", with_advice(&workload, "1g"))]
     {
-        let of_group = SYSTEMS.iter().filter(|(label, _)| advice_of(label) == advice);
+        let wanted = |label: &str| labels.is_empty() || labels.contains(&label);
+        let of_group = SYSTEMS.iter().filter(|(label, _)| advice_of(label) == advice && wanted(label));
+        if of_group.clone().next().is_none() {
+            continue;
+        }
         let systems = of_group.clone().map(|(_, name)| parse(name)).collect::<Result<Vec<_>, _>>()?;
-        match modelled(&profile, &systems, &spec, ACCESSES.0, ACCESSES.1, progress) {
+        match modelled(&profile, &systems, &spec, accesses.0, accesses.1, progress) {
             Ok(done) => outcomes.extend(of_group.map(|(label, _)| *label).zip(done)),
             // Workloads of small mappings take no reserved pages.
             Err(error @ (ExperimentError::Source(_) | ExperimentError::World { .. }))
@@ -308,30 +316,74 @@ pub fn averages(classes: &[ClassReport]) -> Averages {
     }
 }
 
+/// The paper's numbers beside ours, as far as what was run can tell.
+pub fn published(classes: &[ClassReport], bad: &[BadFrames]) -> Vec<Row> {
+    let of = |class: &ClassReport| -> Vec<Row> {
+        let name = class.class.name;
+        let row = |o: &Overhead| {
+            let (paper, tag) = o.paper?;
+            let paper = (paper, tag.trim_matches(['[', ']']));
+            Some(Row::new(name, format!("{name}, {}: overhead", o.label), Unit::Share, paper, o.overhead))
+        };
+        class.rows.iter().filter_map(row).collect()
+    };
+    let mut rows: Vec<Row> = classes.iter().flat_map(of).collect();
+    if !classes.is_empty() {
+        let a = averages(classes);
+        let overhead = "overhead of 4K+4K over that of 4K, geometric mean";
+        rows.push(Row::new("mean", overhead, Unit::Mean, (3.6, "M-m"), a.virtualisation));
+        rows.push(Row::new(
+            "mean",
+            "VMM Direct against native, mean time",
+            Unit::Change,
+            (0.02, "F:abs"),
+            a.vmm_direct,
+        ));
+        rows.push(Row::new(
+            "mean",
+            "Dual Direct, big memory, mean overhead",
+            Unit::Share,
+            (0.0, "F:abs"),
+            a.dual_direct,
+        ));
+    }
+    if let Some(row) = bad.iter().find(|row| (row.system, row.bad, row.filter) == ("vmm-direct", 16, 256)) {
+        let what = "16 faulty frames, VMM Direct, GUPS: time";
+        rows.push(Row::new("bad", what, Unit::Change, (0.005, "M-m"), row.slowdown).at_most());
+    }
+    rows
+}
+
 /// Faulty frames tried: the paper's, and beyond.
 pub const BAD: [u32; 8] = [0, 1, 2, 4, 8, 16, 32, 64];
 
-/// Faulty frames in random places, under GUPS, which reaches all of its memory alike.
+/// Systems and bits of their filters.
+pub const FILTERS: [(&str, u32); 3] = [("vmm-direct", 256), ("dual-direct", 256), ("dual-direct", 1024)];
+
+/// Faulty frames (`levels`, none first) in random places, under GUPS, which reaches all of its memory alike.
 ///
 /// # Errors
 /// [`ExperimentError`].
 pub fn bad_frames(
     footprint: &str,
+    cases: &[(&'static str, u32)],
+    levels: &[u32],
+    accesses: (u64, u64),
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<BadFrames>, ExperimentError> {
     let profile = profile()?;
     let workload = format!("gups:footprint={footprint}");
     let mut rows = Vec::new();
-    for (base, filter) in [("vmm-direct", 256), ("dual-direct", 256), ("dual-direct", 1024)] {
+    for &(base, filter) in cases {
         let name = |bad: &u32| match (*bad, filter) {
             (0, 256) => base.to_string(),
             (0, _) => format!("{base}+filter={filter}"),
             (bad, 256) => format!("{base}+bad={bad}"),
             (bad, _) => format!("{base}+bad={bad}+filter={filter}"),
         };
-        let systems = BAD.iter().map(|bad| parse(&name(bad))).collect::<Result<Vec<_>, _>>()?;
-        let outcomes = modelled(&profile, &systems, &workload, ACCESSES.0, ACCESSES.1, progress)?;
-        rows.extend(BAD.iter().zip(&outcomes).map(|(&bad, o)| {
+        let systems = levels.iter().map(|bad| parse(&name(bad))).collect::<Result<Vec<_>, _>>()?;
+        let outcomes = modelled(&profile, &systems, &workload, accesses.0, accesses.1, progress)?;
+        rows.extend(levels.iter().zip(&outcomes).map(|(&bad, o)| {
             let segments = o.segments.clone().unwrap_or_default();
             BadFrames {
                 system: base,

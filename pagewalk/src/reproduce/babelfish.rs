@@ -6,8 +6,8 @@ use crate::report::thousands;
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use lab::Outcome;
-use lab::containers::{RequestCounts, Shareable};
-use lab::reproduce::babelfish::{self, Choice, Class, Report, Row, SYSTEMS, change, mpki, shared_hits};
+use lab::containers::RequestCounts;
+use lab::reproduce::babelfish::{self, Choice, Report, Row, SYSTEMS, change, mpki, shared_hits};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -96,8 +96,8 @@ fn text(report: &Report, choice: &Choice) -> String {
                 of_requests(percent(change(base.mean, with.mean))),
                 of_requests(thousands(base.tail)),
                 of_requests(percent(change(base.tail as f64, with.tail as f64))),
-                thousands(start(&base) as u64),
-                percent(change(start(&base), start(&with))),
+                thousands(babelfish::bring_up(&base) as u64),
+                percent(change(babelfish::bring_up(&base), babelfish::bring_up(&with))),
             ])
         }),
         1,
@@ -156,11 +156,6 @@ fn text(report: &Report, choice: &Choice) -> String {
     text
 }
 
-/// The mean bring-up: of those counted, or if none began then, of all.
-fn start(requests: &RequestCounts) -> f64 {
-    if requests.starts > 0 { requests.mean_start } else { requests.mean_start_in_all }
-}
-
 fn beyond(rows: &[Row]) -> String {
     let pairs = [
         ("aslr=software", "native", "native+babelfish+aslr=software"),
@@ -183,115 +178,10 @@ fn beyond(rows: &[Row]) -> String {
     )
 }
 
-/// The mean over rows of a class of what `get` says.
-fn mean(report: &Report, class: Class, get: impl Fn(&Row, &Outcome, &Outcome) -> Option<f64>) -> Option<f64> {
-    let rows = report.rows.iter().filter(|row| row.class == class);
-    let values: Vec<f64> =
-        rows.filter_map(|row| get(row, row.of(SYSTEMS[0])?, row.of(SYSTEMS[1])?)).collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-}
-
 /// The paper's numbers beside ours, with how far to trust them.
 fn beside(report: &Report) -> String {
-    let containers = |get: &dyn Fn(&Shareable) -> f64| {
-        let rows = report.rows.iter().filter(|row| row.class != Class::Functions);
-        let values: Vec<f64> =
-            rows.filter_map(|row| row.of(SYSTEMS[0])?.shareable.as_ref().map(get)).collect();
-        (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
-    };
-    let one = |name: &str, get: &dyn Fn(&Row, &Outcome, &Outcome) -> f64| {
-        let row = report.rows.iter().find(|row| row.workload == name)?;
-        Some(get(row, row.of(SYSTEMS[0])?, row.of(SYSTEMS[1])?))
-    };
-    let whole = |share: Option<f64>| share.map_or("-".to_string(), |share| format!("{:.0}%", 100.0 * share));
-    let signed = |share: Option<f64>| share.map_or("-".to_string(), percent);
-    let functions = |get: &dyn Fn(&Shareable) -> f64| {
-        mean(report, Class::Functions, |_, base, _| base.shareable.as_ref().map(get))
-    };
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut row = |what: &str, paper: &str, here: String, trust: &str| {
-        rows.push([what, paper, &here, trust].map(str::to_string).to_vec());
-    };
-    row("shareable translations, containers", "53%", whole(containers(&|s| s.share())), "abstract");
-    row("shareable translations, functions", "93%", whole(functions(&|s| s.share())), "abstract");
-    row(
-        "active translations saved, containers",
-        "30%",
-        whole(containers(&|s| s.active_saved())),
-        "citing text; which is which: recalled",
-    );
-    row(
-        "active translations saved, functions",
-        "57%",
-        whole(functions(&|s| s.active_saved())),
-        "citing text; which is which: recalled",
-    );
-    let latency = |get: fn(&RequestCounts) -> f64| {
-        mean(report, Class::Serving, move |_, base, with| {
-            Some(change(get(&requests(base)), get(&requests(with))))
-        })
-    };
-    row("data serving, mean latency", "-11%", signed(latency(|r| r.mean)), "abstract");
-    row("data serving, tail latency", "-18%", signed(latency(|r| r.tail as f64)), "abstract");
-    let time = |class| mean(report, class, |row, _, with| Some(row.change(with)));
-    row("compute, execution time", "-11%", signed(time(Class::Compute)), "abstract");
-    let bring_up = mean(report, Class::Functions, |_, base, with| {
-        Some(change(start(&requests(base)), start(&requests(with))))
-    });
-    row("functions, bring-up", "-8%", signed(bring_up), "abstract");
-    row(
-        "functions, execution, dense",
-        "-10%",
-        signed(one("functions-dense", &|row, _, with| row.change(with))),
-        "abstract; dense: recalled",
-    );
-    row(
-        "functions, execution, sparse",
-        "-55%",
-        signed(one("functions-sparse", &|row, _, with| row.change(with))),
-        "abstract; sparse: recalled",
-    );
-    row(
-        "MongoDB, STLB misses of data",
-        "-66%",
-        signed(one("mongodb", &|_, base, with| change(mpki(base)[0], mpki(with)[0]))),
-        "recalled, low trust",
-    );
-    row(
-        "MongoDB, STLB misses of instructions",
-        "-96%",
-        signed(one("mongodb", &|_, base, with| change(mpki(base)[1], mpki(with)[1]))),
-        "recalled, low trust",
-    );
-    let alone = |class| mean(report, class, |row, _, _| Some(row.change(row.of(SYSTEMS[2])?)));
-    row(
-        "serving, TLB entries alone",
-        "0.6 of the gain",
-        signed(alone(Class::Serving)),
-        "recalled, low trust",
-    );
-    row(
-        "compute, TLB entries alone",
-        "0.2 of the gain",
-        signed(alone(Class::Compute)),
-        "recalled, low trust",
-    );
-    let larger = mean(report, Class::Serving, |row, _, _| Some(row.change(&row.larger)));
-    row("serving, with the larger STLB instead", "about -2%", signed(larger), "recalled, low trust");
-    let overhead = report
-        .rows
-        .iter()
-        .filter_map(|row| row.of(SYSTEMS[1])?.sharing)
-        .fold((0, 0), |(bytes, tables), s| (bytes + s.bytes, tables + 4096 * s.shared_tables));
-    let overhead = (overhead.1 > 0).then(|| overhead.0 as f64 / overhead.1 as f64);
-    row(
-        "space overhead, of shared tables",
-        "0.238%",
-        overhead.map_or("-".into(), |x| format!("{:.3}%", 100.0 * x)),
-        "citing text",
-    );
     let mut text = String::from("The paper's numbers and ours\n");
-    text += &table(["", "paper", "here", "source of the paper's value"], rows, 1);
+    text += &super::beside(&report.published());
     let _ = writeln!(
         text,
         "\nsilicon (22 nm, CACTI; citing text): the STLB grows from {:.3} to {:.3} mm2, its access from {:.0} to {:.0} ps; a core by {:.1} %, {:.2} % without masks",

@@ -14,6 +14,7 @@ pub fn ptemagnet(args: &PteMagnetArgs, html: Option<&Path>, output: Output) -> R
     let choice = Choice {
         benchmarks: args.benchmarks.clone(),
         footprint: args.footprint.clone(),
+        others: None,
         accesses: args.accesses,
         warmup: args.warmup,
         seed: args.seed,
@@ -52,7 +53,8 @@ fn text(report: &Report, choice: &Choice) -> String {
              references to the VM's table, leaf entries\nof that table served by memory, execution time, blocks handed \
              out by the guest's allocator; kept: the most frames that\nwere reserved and not used, as a share of what \
              the programs fill.\n";
-    text += &beside(&report.pairs);
+    text.push('\n');
+    text += &super::beside(&ptemagnet::published(&report.pairs));
     text += &fault(report);
     text += &limits(&report.limits);
     if choice.verify {
@@ -90,67 +92,6 @@ fn benchmarks(pairs: &[Pair]) -> String {
 /// The most frames kept unused, as a share of the pages that the programs fill.
 fn kept(with: &Measured) -> f64 {
     with.reserved_peak as f64 / with.pages.max(1) as f64
-}
-
-/// A quantity, its change from alone to co-located, and from there to reservations, as in the paper.
-type Part = (&'static str, fn(&Measured) -> f64, &'static str, &'static str);
-
-/// The paper's numbers beside ours, with how far to trust them.
-fn beside(pairs: &[Pair]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["", "paper", "here", "source of the paper's value"]);
-    let mut row = |what: &str, paper: &str, here: String, trust: &str| {
-        table.add_row([what.to_string(), paper.to_string(), here, trust.to_string()]);
-    };
-    let find = |name: &str, company| pairs.iter().find(|p| p.benchmark == name && p.company == company);
-    const RECALLED: &str = "from memory, medium trust [M-m]";
-    if let (Some(alone), Some(heavy)) = (find("pagerank", Company::Alone), find("pagerank", Company::Heavy)) {
-        let (a, b, c) = (&alone.without, &heavy.without, &heavy.with);
-        let parts: [Part; 5] = [
-            ("execution time", |m| m.cycles as f64, "+11%", "-7%"),
-            ("walk cycles", |m| m.walk_cycles as f64, "+61%", "-17%"),
-            ("host-dimension cycles", |m| m.host_cycles as f64, "+117%", "-26%"),
-            ("host PTEs from memory", |m| m.host_from_memory as f64, "+283%", "-13%"),
-            ("host lines per guest line", |m| m.lines.mean, "+242%", "-66%"),
-        ];
-        row("pagerank, heavy co-runner against alone", "", String::new(), "");
-        for (what, get, paper, _) in parts {
-            row(&format!("  {what}"), paper, change(get(a), get(b)), RECALLED);
-        }
-        row("pagerank, heavy co-runner, with reservations", "", String::new(), "");
-        for (what, get, _, paper) in parts {
-            row(&format!("  {what}"), paper, change(get(b), get(c)), RECALLED);
-        }
-    }
-    for (company, paper_mean, paper_max, trust) in [
-        (Company::Heavy, "4%", "9%", "abstract [F:abs]"),
-        (Company::Mix, "3-4%", "5-10%", "from memory, low trust [M-l]"),
-    ] {
-        let gains: Vec<f64> = pairs.iter().filter(|p| p.company == company).map(Pair::gain).collect();
-        if gains.is_empty() {
-            continue;
-        }
-        let mean = gains.iter().sum::<f64>() / gains.len() as f64;
-        let most = gains.iter().fold(f64::NEG_INFINITY, |a, b| a.max(*b));
-        let name = company.name();
-        row(&format!("less time, {name}, mean"), paper_mean, format!("{:.1}%", 100.0 * mean), trust);
-        row(&format!("less time, {name}, most"), paper_max, format!("{:.1}%", 100.0 * most), trust);
-    }
-    let most = |get: &dyn Fn(&Pair) -> f64| pairs.iter().map(get).fold(0.0, f64::max);
-    row(
-        "lines with reservations, most",
-        "about 1",
-        format!("{:.2}", most(&|p| p.with.lines.mean)),
-        "from memory, low trust [M-l]",
-    );
-    let shown = format!("{:.2}%", 100.0 * most(&|p| p.with.reserved_mean / p.with.pages.max(1) as f64));
-    row("reserved and not used, on average, most", "below 0.2%", shown, "theses and talks [F:KW]");
-    for column in table.column_iter_mut().skip(1).take(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    let lines: String = table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect();
-    format!("\n{lines}")
 }
 
 fn fault(report: &Report) -> String {
