@@ -68,9 +68,9 @@ pub(super) struct Rooted<'a, M: TableMemory> {
 }
 
 impl<'a, M: TableMemory> Rooted<'a, M> {
-    /// Of `table` in `mem`, as CPUs of `node` walk it.
-    pub(super) fn of<I: Space>(
-        table: &PageTable<I, M>,
+    /// Of `table` in `mem`, as CPUs of `node` walk it; a kernel may write its tables through a memory of its own.
+    pub(super) fn of<I: Space, T: TableMemory<Space = M::Space>>(
+        table: &PageTable<I, T>,
         mem: &'a M,
         node: NodeId,
         frames: u64,
@@ -166,9 +166,7 @@ pub(super) fn guest_side<'a>(
     mechanism: Option<Named>,
 ) -> Result<GuestRooted<'a>, MmError> {
     let (table, node) = (guest.kernel.process(pid)?.space().table(), guest.kernel.table_node(cpu));
-    let (root, link) = (table.hardware_root(node), table.root_link(node));
-    let mem = guest.kernel.mem().inner();
-    Ok(Rooted { mem, mechanism, root, link, levels: table.levels(), frames: u64::MAX })
+    Ok(Rooted::of(table, guest.kernel.mem().inner(), node, u64::MAX, mechanism))
 }
 
 /// The VM's table, as a core of `node` walks it.
