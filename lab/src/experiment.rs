@@ -5,6 +5,7 @@
 //! alone with its state, so the outcome does not depend on the threads.
 
 mod each;
+mod fit;
 
 use crate::hardware::Spent;
 use crate::layout::RealLayout;
@@ -17,13 +18,14 @@ use machine::metrics::{Counters, LatencyHistogram};
 use machine::profile::Profile;
 use machine::timing::TICKS;
 use os::Stats;
-use paging::NodeId;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::mpsc;
 
 pub use each::{Member, run_each};
+pub(crate) use fit::{Room, filled};
+pub use fit::{plan, world};
 
 /// Accesses of a generator that are counted, and at most that many that warm up, if nothing is said.
 pub const GENERATED: (u64, u64) = (10_000_000, 5_000_000);
@@ -121,6 +123,18 @@ pub enum ExperimentError {
     },
 }
 
+impl ExperimentError {
+    /// An error of an input: of what, and why.
+    pub(crate) fn input(what: &str, reason: impl ToString) -> ExperimentError {
+        SourceError { what: what.to_string(), reason: reason.to_string(), hint: None }.into()
+    }
+
+    /// Makes errors of worlds those of `system` at work.
+    pub(crate) fn under(system: impl ToString) -> impl Fn(WorldError) -> ExperimentError {
+        move |error| ExperimentError::World { system: system.to_string(), error: Box::new(error) }
+    }
+}
+
 /// Blocks handed from the decoder to the workers at once: large enough that the
 /// hand-over costs nothing per access.
 const BATCH: usize = 64;
@@ -162,8 +176,7 @@ impl Run {
         line: usize,
     ) -> Result<Run, ExperimentError> {
         let name = plan.system.to_string();
-        let world = World::new(plan, setup)
-            .map_err(|error| ExperimentError::World { system: name.clone(), error: Box::new(error) })?;
+        let world = World::new(plan, setup).map_err(ExperimentError::under(&name))?;
         let mut run = Run {
             name,
             world,
@@ -371,78 +384,6 @@ fn software(stats: &Stats, host: Option<&Stats>, start: &Start, world: &World) -
     }
 }
 
-/// What of a machine decides whether a system can be on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Room {
-    nodes: usize,
-    bytes: u64,
-}
-
-impl Room {
-    pub(crate) fn of(profile: &Profile) -> Room {
-        let layout = profile.layout();
-        let frames: u64 = layout.nodes.iter().flat_map(|n| &n.frames).map(|r| r.end - r.start).sum();
-        Room { nodes: layout.nodes.len(), bytes: frames * 4096 }
-    }
-
-    /// Refuses a system that makes no sense here, or for a workload that fills so many bytes before it begins.
-    pub(crate) fn check(&self, system: &System, workload: &str, filled: u64) -> Result<(), String> {
-        system.check()?;
-        system.check_on(self.nodes)?;
-        let room = if system.is_virtual() { self.bytes / 8 * 7 } else { self.bytes };
-        if filled > room / 100 * 99 {
-            return Err(format!(
-                "{workload} fills a footprint of {} GiB, and there are {} GiB of memory; take a smaller footprint \
-                 or a larger machine",
-                filled >> 30,
-                room >> 30
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Bytes that are filled before the first access.
-pub(crate) fn filled(setup: &Setup) -> u64 {
-    let regions = setup.processes.iter().flat_map(|p| &p.regions);
-    regions.filter(|r| r.populate != machine::input::Populate::OnDemand).map(|r| r.len).sum()
-}
-
-/// The plan for one system.
-///
-/// # Errors
-/// [`ExperimentError::Refused`].
-pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Plan, ExperimentError> {
-    let profile = &experiment.profile;
-    let refused = |reason: String| ExperimentError::Refused {
-        system: system.to_string(),
-        machine: profile.name.clone(),
-        reason,
-    };
-    Room::of(profile).check(&system, &setup.name, filled(setup)).map_err(refused)?;
-    let threads = setup.threads.len().max(1);
-    Ok(Plan {
-        system,
-        profile: profile.clone(),
-        cores: place(profile, threads, system.spread),
-        seed: experiment.seed,
-        verify: experiment.verify,
-        placing: None,
-        lose_shootdowns: false,
-    })
-}
-
-/// Where threads run: on the first socket while they fit there and are not to be
-/// spread, else dealt out over all sockets, one core for each as far as there are cores.
-fn place(profile: &Profile, threads: usize, spread: bool) -> Vec<NodeId> {
-    let each = profile.topology.cores_per_socket as usize;
-    let sockets = profile.topology.sockets as usize;
-    if threads <= each && !spread {
-        return vec![NodeId(0); threads];
-    }
-    (0..threads.min(each * sockets)).map(|thread| NodeId((thread % sockets) as u8)).collect()
-}
-
 /// Runs all systems of an experiment on the accesses of `source`.
 ///
 /// `progress` is called now and then, on the calling thread; when it breaks,
@@ -525,10 +466,7 @@ fn alone(
         for _ in 0..BATCH {
             more = source.fill(&mut block)?;
             seen += block.accesses.len() as u64;
-            run.block(&block).map_err(|error| ExperimentError::World {
-                system: run.name.clone(),
-                error: Box::new(error),
-            })?;
+            run.block(&block).map_err(ExperimentError::under(&run.name))?;
             if more == More::No || end.is_some_and(|end| seen >= end) {
                 break;
             }
@@ -594,10 +532,7 @@ fn work(
     while let Ok(batch) = batches.recv() {
         for (_, run) in &mut share {
             for block in batch.iter() {
-                run.block(block).map_err(|error| ExperimentError::World {
-                    system: run.name.clone(),
-                    error: Box::new(error),
-                })?;
+                run.block(block).map_err(ExperimentError::under(&run.name))?;
             }
             run.tell(board);
         }

@@ -14,6 +14,8 @@ pub mod together;
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::Outcome;
 use crate::system::System;
+use crate::world::World;
+use machine::input::{Setup, Source};
 use machine::profile::Profile;
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -60,23 +62,31 @@ fn modelled(
     accesses: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Outcome>, ExperimentError> {
-    let experiment = Experiment {
-        systems: systems.to_vec(),
-        profile: profile.clone(),
-        warmup,
-        accesses: Some(accesses),
-        seed: 1,
-        verify: false,
-        layout: None,
-        threads: 0,
-        dump_tables: None,
-    };
-    let mut source = workloads::build(workload, 1).map_err(|error| machine::input::SourceError {
-        what: workload.to_string(),
-        reason: error.to_string(),
-        hint: None,
-    })?;
-    experiment::run(&experiment, &mut *source, progress)
+    let systems = systems.iter().copied();
+    let experiment =
+        Experiment { warmup, accesses: Some(accesses), ..Experiment::new(profile.clone(), systems) };
+    experiment::run(&experiment, &mut *built(workload)?, progress)
+}
+
+/// The machine of this name.
+fn builtin(machine: &str) -> Result<Profile, ExperimentError> {
+    Profile::builtin(machine).map_err(|error| ExperimentError::input(machine, error))
+}
+
+/// The system of this name.
+fn parse(system: &str) -> Result<System, ExperimentError> {
+    System::parse(system).map_err(|error| ExperimentError::input(system, error))
+}
+
+/// The workload of this name and these parameters, with the seed that is taken if none is asked for.
+fn built(workload: &str) -> Result<Box<dyn Source + Send>, ExperimentError> {
+    workloads::build(workload, 1).map_err(|error| ExperimentError::input(workload, error))
+}
+
+/// A world of `system` on `profile` with what `setup` fills, in which nothing has run.
+fn filled(profile: &Profile, system: &str, setup: &Setup) -> Result<World, ExperimentError> {
+    let system = parse(system)?;
+    experiment::world(&Experiment::new(profile.clone(), [system]), system, setup)
 }
 
 /// GUPS over 64 GiB on one node of the Mitosis machine: cycles of an update and
@@ -86,12 +96,8 @@ fn modelled(
 /// [`ExperimentError`].
 pub fn gups(progress: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<Vec<Row>, ExperimentError> {
     const SOURCE: &str = "Mitosis, Fig. 6 and 10 reference data, LP-LD and TLP-LD [F:AE-M]; 2^31 updates [D]";
-    let profile = Profile::builtin("haswell-ex").map_err(|error| machine::input::SourceError {
-        what: "haswell-ex".to_string(),
-        reason: error.to_string(),
-        hint: None,
-    })?;
-    let systems = ["native", "native-thp"].map(|s| System::parse(s).unwrap_or_else(|e| unreachable!("{e}")));
+    let profile = builtin("haswell-ex")?;
+    let systems = [parse("native")?, parse("native-thp")?];
     let outcomes =
         modelled(&profile, &systems, "gups:footprint=64GiB", GUPS_WARMUP, GUPS_ACCESSES, progress)?;
     // 454e9 cycles (4 KiB) and 0.39 of them (huge pages), for 2^30 iterations of two updates.
@@ -163,12 +169,7 @@ pub fn curve(
     most: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<CurvePoint>, ExperimentError> {
-    let wrong = |reason: String| machine::input::SourceError {
-        what: "the TLB curve".to_string(),
-        reason,
-        hint: None,
-    };
-    let profile = Profile::builtin("zen4").map_err(|error| wrong(error.to_string()))?;
+    let profile = builtin("zen4")?;
     let mut lines = CURVE.lines().filter(|l| !l.starts_with('#'));
     let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
     let rows: Vec<Vec<&str>> = lines.map(|l| l.split(',').collect()).collect();
@@ -178,7 +179,7 @@ pub fn curve(
             continue;
         }
         let at = header.iter().position(|h| *h == column).unwrap_or(0);
-        let system = System::parse(system).map_err(|error| wrong(error.to_string()))?;
+        let system = parse(system)?;
         for row in &rows {
             let (Ok(kib), Ok(measured)) = (row[0].parse::<u64>(), row[at].parse::<f64>()) else { continue };
             if !footprints.is_empty() && !footprints.contains(&kib) {
@@ -195,7 +196,7 @@ pub fn curve(
                 continue;
             }
             let spec = format!("{workload},footprint={kib}KiB");
-            if workloads::build(&spec, 1).is_err() {
+            if built(&spec).is_err() {
                 // Fewer pages than a group of the pattern has.
                 continue;
             }

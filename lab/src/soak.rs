@@ -162,15 +162,12 @@ impl Case {
         let mut source: Box<dyn Source + Send> =
             workloads::build(&self.workload, self.seed).map_err(|error| error.to_string())?;
         let experiment = Experiment {
-            systems: vec![system],
-            profile,
             warmup: 0,
             accesses: Some(self.accesses),
             seed: self.seed,
             verify: true,
-            layout: None,
             threads: 1,
-            dump_tables: None,
+            ..Experiment::new(profile, [system])
         };
         match experiment::run(&experiment, &mut *source, &mut |_| ControlFlow::Continue(())) {
             Ok(outcomes) => Ok(outcomes.iter().filter_map(|outcome| outcome.verified).sum()),

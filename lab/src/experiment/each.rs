@@ -27,17 +27,8 @@ pub struct Member {
 
 impl From<Member> for Experiment {
     fn from(member: Member) -> Experiment {
-        Experiment {
-            systems: vec![member.system],
-            profile: member.profile,
-            warmup: member.warmup,
-            accesses: member.accesses,
-            seed: member.seed,
-            verify: member.verify,
-            layout: None,
-            threads: 1,
-            dump_tables: None,
-        }
+        let Member { system, profile, warmup, accesses, seed, verify } = member;
+        Experiment { warmup, accesses, seed, verify, threads: 1, ..Experiment::new(profile, [system]) }
     }
 }
 
@@ -112,10 +103,7 @@ fn feed(run: &mut Run, blocks: &[Block]) -> Result<(), ExperimentError> {
     }
     let system = run.name.clone();
     guarded(&system, || {
-        blocks
-            .iter()
-            .try_for_each(|block| run.block(block))
-            .map_err(|error| ExperimentError::World { system: system.clone(), error: Box::new(error) })
+        blocks.iter().try_for_each(|block| run.block(block)).map_err(ExperimentError::under(&system))
     })
 }
 

@@ -3,8 +3,8 @@
 use super::Figure;
 use crate::experiment::{self, Experiment, ExperimentError};
 use crate::system::System;
-use crate::world::{Plan, World, WorldError};
-use machine::input::{Block, More, Source, SourceError};
+use crate::world::{World, WorldError};
+use machine::input::{Block, More, Source};
 use machine::profile::{Profile, Ways};
 use serde::Serialize;
 use std::sync::Mutex;
@@ -191,8 +191,8 @@ fn job(
     done: &mut dyn FnMut(usize, (f64, f64)),
 ) -> Result<(), ExperimentError> {
     let load = &figure.loads[job.load];
-    let wrong = |what: &str, reason: String| SourceError { what: what.to_string(), reason, hint: None };
-    let mut profile = Profile::builtin(figure.machine).map_err(|e| wrong(figure.machine, e.to_string()))?;
+    let wrong = |e| ExperimentError::input(figure.machine, e);
+    let mut profile = Profile::builtin(figure.machine).map_err(wrong)?;
     let divide = load.divided * options.divide.max(1);
     profile.topology.gib_per_socket = (profile.topology.gib_per_socket / divide).max(LEAST_GIB);
     if options.caches {
@@ -201,30 +201,24 @@ fn job(
         let ways = if let Ways::Number(ways) = llc.ways { ways } else { 1 };
         // No smaller than the level before it, and of whole sets.
         llc.kib = (llc.kib / divide).max(l2).next_multiple_of(ways);
-        profile = profile.checked(figure.machine).map_err(|e| wrong(figure.machine, e.to_string()))?;
+        profile = profile.checked(figure.machine).map_err(wrong)?;
     }
     let separator = if load.spec.contains(':') { ',' } else { ':' };
     let spec = format!("{}{separator}footprint={}MiB", load.spec, mib(load, options));
-    let mut source = workloads::build(&spec, 1).map_err(|e| wrong(&spec, e.to_string()))?;
+    let mut source = workloads::build(&spec, 1).map_err(|e| ExperimentError::input(&spec, e))?;
     let setup = source.setup()?;
     let fewer = options.fewer.max(1);
     let (warmup, accesses) = (load.accesses.0 / fewer, load.accesses.1 / fewer);
     let system = job.cells[0].1;
     let experiment = Experiment {
-        systems: vec![system],
-        profile,
         warmup,
         accesses: Some(accesses),
-        seed: 1,
         verify: options.verify,
-        layout: None,
         threads: 1,
-        dump_tables: None,
+        ..Experiment::new(profile, [system])
     };
-    let failed = |error| ExperimentError::World { system: system.to_string(), error: Box::new(error) };
-    let failed = &failed;
-    let plan: Plan = experiment::plan(&experiment, system, &setup)?;
-    let mut world = World::new(plan, &setup).map_err(failed)?;
+    let mut world = experiment::world(&experiment, system, &setup)?;
+    let failed = &ExperimentError::under(system);
     for (index, system) in &job.cells {
         world.set_interference(system.interference);
         pass(&mut world, &mut *source, warmup, failed)?;

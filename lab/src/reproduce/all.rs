@@ -292,7 +292,8 @@ pub fn run(
 ) -> Result<Page, ExperimentError> {
     let known = PAPERS.map(|(name, _)| name);
     if let Some(name) = papers.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(segments::wrong(name, format!("it is no paper here; there are {}", known.join(", "))));
+        let reason = format!("it is no paper here; there are {}", known.join(", "));
+        return Err(ExperimentError::input(name, reason));
     }
     let wanted = |paper: &str| papers.is_empty() || papers.iter().any(|name| name == paper);
     // Agile paging is beside pass-through in the same runs.
@@ -319,8 +320,7 @@ fn work(
     let tell = |what: String| {
         progress(Step { done: finished.load(Ordering::Relaxed), of: jobs.len(), what });
     };
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = if threads == 0 { cores } else { threads }.min(jobs.len());
+    let workers = crate::workers(threads).min(jobs.len());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {

@@ -3,11 +3,12 @@
 //! as many bits as BabelFish adds.
 
 use super::sheet::{Row as Published, Unit};
+use super::{builtin, parse};
 use crate::containers::{RequestCounts, Shareable};
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::{Outcome, ratio};
 use crate::system::System;
-use machine::input::{Source, SourceError};
+use machine::input::Source;
 use machine::profile::{Profile, Ways};
 pub use mechanisms::babelfish::cost;
 use serde::Serialize;
@@ -152,10 +153,6 @@ fn larger(mut profile: Profile) -> Profile {
     profile
 }
 
-fn wrong(what: &str, reason: impl std::fmt::Display) -> ExperimentError {
-    ExperimentError::Source(SourceError { what: what.to_string(), reason: reason.to_string(), hint: None })
-}
-
 /// Runs it. `progress` counts accesses of all runs.
 ///
 /// # Errors
@@ -166,13 +163,16 @@ pub fn run(
 ) -> Result<Report, ExperimentError> {
     let known = WORKLOADS.map(|(name, ..)| name);
     if let Some(name) = choice.workloads.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(wrong(name, format!("not one of the paper's workloads: {}", known.join(", "))));
+        return Err(ExperimentError::input(
+            name,
+            format!("not one of the paper's workloads: {}", known.join(", ")),
+        ));
     }
     let chosen: Vec<_> = WORKLOADS
         .iter()
         .filter(|(name, ..)| choice.workloads.is_empty() || choice.workloads.iter().any(|n| n == name))
         .collect();
-    let profile = Profile::builtin(MACHINE).map_err(|error| wrong(MACHINE, error))?;
+    let profile = builtin(MACHINE)?;
     let wide = larger(profile.clone());
     let stlb = [&profile, &wide].map(|p| p.tlb.stlb.array.first().map_or(0, |array| array.entries));
     let machine = profile.title.clone();
@@ -180,10 +180,7 @@ pub fn run(
     if choice.beyond {
         names.extend(BEYOND);
     }
-    let systems: Vec<System> = names
-        .iter()
-        .map(|name| System::parse(name).map_err(|error| wrong(name, error)))
-        .collect::<Result<_, _>>()?;
+    let systems = names.into_iter().map(parse).collect::<Result<Vec<System>, _>>()?;
     let each = choice.warmup + choice.accesses;
     let total = 2 * each * chosen.len() as u64;
     let mut rows = Vec::new();
@@ -194,17 +191,13 @@ pub fn run(
         let mut part = 2 * at as u64;
         let mut measure = |systems: &[System], profile: &Profile| {
             let mut source: Box<dyn Source + Send> =
-                workloads::build(&spec, choice.seed).map_err(|error| wrong(&spec, error))?;
+                workloads::build(&spec, choice.seed).map_err(|error| ExperimentError::input(&spec, error))?;
             let experiment = Experiment {
-                systems: systems.to_vec(),
-                profile: profile.clone(),
                 warmup: choice.warmup,
                 accesses: Some(choice.accesses),
                 seed: choice.seed,
                 verify: choice.verify,
-                layout: None,
-                threads: 0,
-                dump_tables: None,
+                ..Experiment::new(profile.clone(), systems.iter().copied())
             };
             let before = part * each;
             part += 1;
@@ -214,7 +207,8 @@ pub fn run(
         };
         let outcomes = measure(&systems, &profile)?;
         let base = measure(&systems[..1], &wide)?;
-        let larger = base.into_iter().next().ok_or_else(|| wrong(name, "nothing came out"))?;
+        let nothing = || ExperimentError::input(name, "nothing came out");
+        let larger = base.into_iter().next().ok_or_else(nothing)?;
         rows.push(Row { workload: (*name).to_string(), class: *class, outcomes, larger });
     }
     Ok(Report { machine, stlb, rows })

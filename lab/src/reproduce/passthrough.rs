@@ -6,12 +6,10 @@
 //! tables all the time.
 
 use super::sheet::{Row, Unit};
-use super::{modelled, segments::wrong};
+use super::{builtin, modelled, parse};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::Outcome;
 use crate::passthrough::PassThroughOutcome;
-use crate::system::System;
-use machine::profile::Profile;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -165,10 +163,8 @@ pub fn measure(
     size: Size<'_>,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Measured, ExperimentError> {
-    let machine = "cascade-lake";
-    let profile = Profile::builtin(machine).map_err(|error| wrong(machine, error))?;
-    let systems = setting.systems().map(|name| System::parse(name).map_err(|error| wrong(name, error)));
-    let systems = systems.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let profile = builtin("cascade-lake")?;
+    let systems = setting.systems().into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let workload = case.workload.replace("{}", size.footprint);
     let outcomes = modelled(&profile, &systems, &workload, size.warmup, size.accesses, progress)?;
     let each = |f: &dyn Fn(&Outcome) -> f64| std::array::from_fn(|at| outcomes.get(at).map_or(0.0, f));
@@ -380,7 +376,7 @@ mod tests {
             workloads::build(&case.workload.replace("{}", "1GiB"), 1).expect(case.name);
         }
         for name in Setting::ALL.iter().flat_map(|setting| setting.systems()) {
-            assert_eq!(System::parse(name).expect(name).to_string(), name);
+            assert_eq!(parse(name).expect(name).to_string(), name);
         }
     }
 

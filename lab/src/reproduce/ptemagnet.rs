@@ -10,12 +10,12 @@
 pub mod fault;
 
 use super::sheet::{Row, Unit};
+use super::{builtin, parse};
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::{LineCounts, ratio};
 use crate::scenario::{Scenario, ScenarioError};
 use crate::system::System;
-use crate::world::{World, WorldError};
-use machine::input::{Source, SourceError};
+use machine::input::Source;
 use machine::metrics::{Counters, Served};
 use machine::profile::Profile;
 use machine::timing::TICKS;
@@ -292,8 +292,9 @@ struct Board<'a> {
     results: Mutex<Vec<Option<Result<Measured, ExperimentError>>>>,
 }
 
-fn wrong(what: &str, reason: impl ToString) -> ExperimentError {
-    SourceError { what: what.to_string(), reason: reason.to_string(), hint: None }.into()
+/// The programs of a job.
+fn programs(spec: &str, seed: u64) -> Result<Together, ExperimentError> {
+    Together::parse(spec, seed).map_err(|error| ExperimentError::input(spec, error))
 }
 
 /// Runs everything.
@@ -304,7 +305,7 @@ pub fn run(
     choice: &Choice,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report, ExperimentError> {
-    let profile = Profile::builtin(MACHINE).map_err(|error| wrong(MACHINE, error))?;
+    let profile = builtin(MACHINE)?;
     // First, while nothing else runs.
     let fault = fault::cost();
     let (pairs, limits) = pairs(choice, &LIMITS, progress)?;
@@ -320,7 +321,7 @@ pub fn pairs(
     limits: &[LimitSystems],
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(Vec<Pair>, Vec<Limit>), ExperimentError> {
-    let profile = Profile::builtin(MACHINE).map_err(|error| wrong(MACHINE, error))?;
+    let profile = builtin(MACHINE)?;
     let mut chosen = Vec::new();
     for (name, spec) in BENCHMARKS {
         if choice.benchmarks.is_empty() || choice.benchmarks.iter().any(|b| b == name) {
@@ -335,13 +336,10 @@ pub fn pairs(
     let known = |name: &String| BENCHMARKS.iter().any(|(known, _)| known == name);
     if let Some(name) = choice.benchmarks.iter().find(|name| !known(name)) {
         let names: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
-        return Err(wrong(
-            name,
-            format!("it is no benchmark of PTEMagnet's; there are {}", names.join(", ")),
-        ));
+        let reason = format!("it is no benchmark of PTEMagnet's; there are {}", names.join(", "));
+        return Err(ExperimentError::input(name, reason));
     }
-    let system = |name: &str| System::parse(name).map_err(|error| wrong(name, error));
-    let (without, with) = (system("nested")?, system("nested+ptemagnet")?);
+    let (without, with) = (parse("nested")?, parse("nested+ptemagnet")?);
     let mut jobs = Vec::new();
     for (_, spec) in &chosen {
         for company in Company::ALL {
@@ -352,7 +350,7 @@ pub fn pairs(
     }
     for &(_, company, without, with) in limits {
         for name in [without, with] {
-            jobs.push(Job { spec: company.with(&chosen[0].1), system: system(name)? });
+            jobs.push(Job { spec: company.with(&chosen[0].1), system: parse(name)? });
         }
     }
     let mut measured = work(choice, &profile, &jobs, progress)?.into_iter();
@@ -378,7 +376,7 @@ fn work(
 ) -> Result<Vec<Measured>, ExperimentError> {
     let mut total = 0;
     for job in jobs {
-        let mut source = Together::parse(&job.spec, choice.seed).map_err(|e| wrong(&job.spec, e))?;
+        let mut source = programs(&job.spec, choice.seed)?;
         source.setup()?;
         total += source.filling()[0] + choice.warmup + choice.accesses;
     }
@@ -427,26 +425,17 @@ fn measure(
     job: &Job,
     board: &Board<'_>,
 ) -> Result<Option<Measured>, ExperimentError> {
-    let name = job.system.to_string();
-    let failed = |error: WorldError| ExperimentError::World { system: name.clone(), error: Box::new(error) };
-    let programs = Together::parse(&job.spec, choice.seed).map_err(|e| wrong(&job.spec, e))?;
-    let (mut scenario, setup) = Scenario::new(programs)?;
+    let (mut scenario, setup) = Scenario::new(programs(&job.spec, choice.seed)?)?;
     let fills = scenario.filling();
     let experiment = Experiment {
-        systems: Vec::new(),
-        profile: profile.clone(),
-        warmup: 0,
-        accesses: None,
         seed: choice.seed,
         verify: choice.verify,
-        threads: 1,
-        dump_tables: None,
-        layout: None,
+        ..Experiment::new(profile.clone(), [job.system])
     };
-    let mut world = World::new(experiment::plan(&experiment, job.system, &setup)?, &setup).map_err(failed)?;
+    let mut world = experiment::world(&experiment, job.system, &setup)?;
     let failed = |error| match error {
         ScenarioError::Source(error) => ExperimentError::Source(error),
-        ScenarioError::World(error) => failed(error),
+        ScenarioError::World(error) => ExperimentError::under(job.system)(error),
     };
     // The benchmark is the first program; its threads have the first cores.
     let threads = setup.threads.iter().filter(|thread| thread.process == 0).count();
@@ -477,7 +466,6 @@ fn measure(
             return Ok(None);
         }
     }
-    let failed = |error: WorldError| failed(ScenarioError::World(error));
     let start = start.unwrap_or_default();
     let cycles = world.cycles().iter().zip(&start).take(threads).map(|(now, then)| now - then).max();
     let mut counters = Counters::default();
@@ -489,7 +477,7 @@ fn measure(
         cells.map(|(_, by)| by[Served::Local as usize] + by[Served::Remote as usize]).sum()
     };
     Ok(Some(Measured {
-        lines: world.host_lines_of(0).map_err(failed)?.unwrap_or_default().into(),
+        lines: world.host_lines_of(0).map_err(ExperimentError::under(job.system))?.unwrap_or_default().into(),
         cycles: cycles.unwrap_or(0),
         walk_cycles: world.machine().cores().take(threads).map(|core| core.timing.walk_active).sum::<u64>()
             / TICKS,
@@ -501,6 +489,6 @@ fn measure(
         reserved_peak: peak,
         reserved_mean: ratio(kept, turns),
         pages: fills.iter().sum(),
-        system: name,
+        system: job.system.to_string(),
     }))
 }

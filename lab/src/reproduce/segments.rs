@@ -1,14 +1,11 @@
 //! Direct segments for VMs (Gandhi, Basu, Hill, Swift; MICRO 2014): the same
 //! questions, asked of the model.
 
-use super::modelled;
 use super::sheet::{Row, Unit};
-use crate::experiment::{self, Experiment, ExperimentError, Progress};
+use super::{built, builtin, filled, modelled, parse};
+use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::{Outcome, ratio};
 use crate::segments::SegmentOutcome;
-use crate::system::System;
-use crate::world::World;
-use machine::input::SourceError;
 use machine::profile::Profile;
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -143,20 +140,12 @@ pub struct Ballooning {
     pub refused: Option<String>,
 }
 
-pub(super) fn wrong(what: &str, reason: impl ToString) -> ExperimentError {
-    SourceError { what: what.to_string(), reason: reason.to_string(), hint: None }.into()
-}
-
 /// The paper's machine.
 ///
 /// # Errors
 /// If the profile is damaged.
 pub fn profile() -> Result<Profile, ExperimentError> {
-    Profile::builtin("sandy-bridge-en").map_err(|error| wrong("sandy-bridge-en", error))
-}
-
-fn parse(name: &str) -> Result<System, ExperimentError> {
-    System::parse(name).map_err(|error| wrong(name, error))
+    builtin("sandy-bridge-en")
 }
 
 /// References and skips of the walks at one place of the grid: how many walks came there.
@@ -248,7 +237,7 @@ pub fn class(
     }
     let find = |wanted: &str| {
         let found = outcomes.iter().find(|(label, _)| *label == wanted).map(|(_, outcome)| outcome);
-        found.ok_or_else(|| wrong(wanted, "the run has no such system"))
+        found.ok_or_else(|| ExperimentError::input(wanted, "the run has no such system"))
     };
     let ideal = outcomes.iter().map(|(_, o)| o.cycles_per_access()).fold(f64::INFINITY, f64::min);
     let linear = Linear { native: find("4K")?, nested: find("4K+4K")?, ideal };
@@ -412,23 +401,7 @@ pub fn ballooning(footprint: &str) -> Result<Vec<Ballooning>, ExperimentError> {
             0.0 => "dual-direct".to_string(),
             level => format!("dual-direct+frag={level}"),
         };
-        let system = parse(&name)?;
-        let mut source = workloads::build(&workload, 1).map_err(|error| wrong(&workload, error))?;
-        let setup = source.setup()?;
-        let experiment = Experiment {
-            systems: vec![system],
-            profile: profile.clone(),
-            warmup: 0,
-            accesses: Some(0),
-            seed: 1,
-            verify: false,
-            layout: None,
-            dump_tables: None,
-            threads: 1,
-        };
-        let plan = experiment::plan(&experiment, system, &setup)?;
-        let world = World::new(plan, &setup)
-            .map_err(|error| ExperimentError::World { system: name, error: Box::new(error) })?;
+        let world = filled(&profile, &name, &built(&workload)?.setup()?)?;
         rows.push(row(fragmentation, &world.segments().unwrap_or_default(), &profile));
     }
     Ok(rows)
@@ -456,7 +429,7 @@ mod tests {
     #[test]
     fn every_system_and_workload_of_the_report_exists() {
         for (_, name) in SYSTEMS {
-            System::parse(name).expect(name);
+            parse(name).expect(name);
         }
         for class in CLASSES {
             workloads::build(&class.workload.replace("{}", "1GiB"), 1).expect(class.name);

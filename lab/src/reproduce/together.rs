@@ -3,11 +3,9 @@
 //! No paper has these numbers: each measured its own mechanism. Both walk lengths and where walks go may be
 //! attacked at once, so what two mechanisms save is compared with the product of what each leaves.
 
-use super::modelled;
+use super::{builtin, modelled, parse};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::Outcome;
-use crate::system::System;
-use machine::profile::Profile;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -119,24 +117,19 @@ pub fn meet(
     accesses: u64,
     progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Met, ExperimentError> {
-    let wrong =
-        |reason: String| machine::input::SourceError { what: pair.name.to_string(), reason, hint: None };
-    let profile = Profile::builtin("cascade-lake").map_err(|error| wrong(error.to_string()))?;
-    let systems = pair
-        .systems
-        .iter()
-        .map(|name| System::parse(name).map_err(|error| wrong(error.to_string())))
-        .collect::<Result<Vec<System>, _>>()?;
+    let profile = builtin("cascade-lake")?;
+    let systems = pair.systems.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let workload = pair.workload.replace("{}", footprint);
     let outcomes = modelled(&profile, &systems, &workload, accesses / 2, accesses, progress)?;
-    let outcomes: [Outcome; 4] =
-        outcomes.try_into().map_err(|_| wrong("the run ended before all systems were done".to_string()))?;
+    let ended = |_| ExperimentError::input(pair.name, "the run ended before all systems were done");
+    let outcomes: [Outcome; 4] = outcomes.try_into().map_err(ended)?;
     Ok(Met::of(&outcomes))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::System;
 
     #[test]
     fn every_pair_is_of_systems() {

@@ -1,37 +1,12 @@
 //! What copies of page tables cost: memory, and operations on areas; and where entries are without copies.
 
-use super::super::segments::wrong;
 use super::super::sheet::{Row, Unit};
-use crate::experiment::{self, Experiment, ExperimentError};
+use super::super::{built, builtin, filled};
+use crate::experiment::ExperimentError;
 use crate::figures::Load;
-use crate::system::System;
-use crate::world::World;
 use machine::input::{Block, Event, Permissions, Populate, ProcessSetup, Region, Setup, ThreadSetup};
 use machine::profile::Profile;
 use paging::Va;
-
-/// A world of `system` on `profile`, with what `setup` fills.
-fn world(profile: &Profile, system: &str, setup: &Setup) -> Result<World, ExperimentError> {
-    let system = System::parse(system).map_err(|error| wrong(system, error))?;
-    let experiment = Experiment {
-        systems: vec![system],
-        profile: profile.clone(),
-        warmup: 0,
-        accesses: Some(0),
-        seed: 1,
-        verify: false,
-        layout: None,
-        threads: 1,
-        dump_tables: None,
-    };
-    let plan = experiment::plan(&experiment, system, setup)?;
-    World::new(plan, setup)
-        .map_err(|error| ExperimentError::World { system: system.to_string(), error: Box::new(error) })
-}
-
-fn profile(name: &str) -> Result<Profile, ExperimentError> {
-    Profile::builtin(name).map_err(|error| wrong(name, error))
-}
 
 /// Where the areas are.
 const START: u64 = 0x7000_0000_0000;
@@ -55,7 +30,7 @@ fn operations(
 ) -> Result<[f64; 3], ExperimentError> {
     // A neighbour keeps the upper tables, as in a process with other areas.
     let neighbour = Region::anonymous("neighbour", START + bytes, 1 << 21, Populate::By(0));
-    let mut world = world(profile, system, &one_process(vec![neighbour]))?;
+    let mut world = filled(profile, system, &one_process(vec![neighbour]))?;
     let mut region = Region::anonymous("area", START, bytes, Populate::By(0));
     if shared {
         region.backing = machine::input::Backing::SharedAnonymous;
@@ -72,7 +47,7 @@ fn operations(
         for (event, cycles) in events.iter().zip(&mut cycles) {
             let before = world.spent().cycles;
             let block = Block { accesses: Vec::new(), events: vec![event.clone()] };
-            world.run(&block).map_err(|error| wrong(system, error))?;
+            world.run(&block).map_err(|error| ExperimentError::input(system, error))?;
             *cycles = (world.spent().cycles - before) as f64;
         }
     }
@@ -92,7 +67,7 @@ const OPERATIONS: [&str; 3] = ["mmap, filled", "mprotect", "munmap"];
 /// # Errors
 /// [`ExperimentError`].
 pub fn costs() -> Result<Vec<Row>, ExperimentError> {
-    let profile = profile("haswell-ex")?;
+    let profile = builtin("haswell-ex")?;
     let mut rows = Vec::new();
     for (kind, shared, paper) in TABLE_5 {
         for (column, (size, bytes)) in SIZES.into_iter().enumerate() {
@@ -113,7 +88,7 @@ pub fn costs() -> Result<Vec<Row>, ExperimentError> {
 /// # Errors
 /// [`ExperimentError`].
 pub fn costs_in_a_vm() -> Result<Vec<Row>, ExperimentError> {
-    let profile = profile("cascade-lake")?;
+    let profile = builtin("cascade-lake")?;
     let off = operations(&profile, "nested+vnuma", 4 << 20, false)?;
     let on = operations(&profile, "nested+vnuma+mitosis+host-mitosis", 4 << 20, false)?;
     let what = "mprotect 4 MiB, copies of both tables: calls a second";
@@ -123,7 +98,7 @@ pub fn costs_in_a_vm() -> Result<Vec<Row>, ExperimentError> {
 /// Bytes of tables of a system over `bytes` of data.
 fn tables(profile: &Profile, system: &str, bytes: u64) -> Result<f64, ExperimentError> {
     let region = Region::anonymous("data", START, bytes, Populate::By(0));
-    Ok(world(profile, system, &one_process(vec![region]))?.table_bytes().total() as f64)
+    Ok(filled(profile, system, &one_process(vec![region]))?.table_bytes().total() as f64)
 }
 
 /// Mitosis, table 4: bytes with so many copies over bytes with one; and the talk's table pages.
@@ -139,7 +114,7 @@ const LARGE: u64 = 32 << 30;
 /// # Errors
 /// [`ExperimentError`].
 pub fn memory() -> Result<Vec<Row>, ExperimentError> {
-    let mut eight = profile("haswell-ex")?;
+    let mut eight = builtin("haswell-ex")?;
     eight.topology.sockets = 8;
     let mut rows = Vec::new();
     for (size, data, paper) in TABLE_4 {
@@ -150,7 +125,7 @@ pub fn memory() -> Result<Vec<Row>, ExperimentError> {
             rows.push(Row::new("memory", what, Unit::Mean, (paper, "M-m"), with));
         }
     }
-    let four = profile("haswell-ex")?;
+    let four = builtin("haswell-ex")?;
     let one = tables(&four, "native", LARGE)?;
     let all = tables(&four, "native+mitosis", LARGE)?;
     let scale = 400e9 / LARGE as f64 / 1e6;
@@ -170,7 +145,7 @@ pub fn memory() -> Result<Vec<Row>, ExperimentError> {
 /// # Errors
 /// [`ExperimentError`].
 pub fn memory_of_a_vm() -> Result<Vec<Row>, ExperimentError> {
-    let profile = profile("cascade-lake")?;
+    let profile = builtin("cascade-lake")?;
     let one = tables(&profile, "nested+vnuma", LARGE)?;
     let all = tables(&profile, "nested+vnuma+mitosis+host-mitosis", LARGE)?;
     let what = "three more copies of guest's and VM's table, of memory";
@@ -190,7 +165,7 @@ const PAGERANK: [f64; 4] = [0.62, 0.80, 0.81, 0.80];
 /// # Errors
 /// [`ExperimentError`].
 pub fn remote(loads: &[Load], divide: u64) -> Result<Vec<Row>, ExperimentError> {
-    let profile = profile("haswell-ex")?;
+    let profile = builtin("haswell-ex")?;
     let mut specs: Vec<(&str, String, [f64; 4], &'static str)> = Vec::new();
     for (name, paper) in REMOTE {
         let Some(load) = loads.iter().find(|load| load.name == name) else { continue };
@@ -201,8 +176,7 @@ pub fn remote(loads: &[Load], divide: u64) -> Result<Vec<Row>, ExperimentError> 
     specs.push(("pagerank", pagerank, PAGERANK, "F:talk"));
     let mut rows = Vec::new();
     for (name, spec, paper, trust) in specs {
-        let mut source = workloads::build(&spec, 1).map_err(|error| wrong(&spec, error))?;
-        let mut world = world(&profile, "native+spread", &source.setup()?)?;
+        let mut world = filled(&profile, "native+spread", &built(&spec)?.setup()?)?;
         let dumps = world.dump_tables(0);
         let seen = dumps.first().map(|dump| dump.walkers.clone()).unwrap_or_default();
         rows.extend(seen.iter().zip(paper).enumerate().map(|(socket, (seen, paper))| {

@@ -1,37 +1,20 @@
 //! References and checks of a walk that finds every cache of the walker empty.
 
-use super::super::segments::wrong;
 use super::super::sheet::{Row, Unit};
-use crate::experiment::{self, Experiment, ExperimentError};
-use crate::system::System;
-use crate::world::World;
+use super::super::{built, filled, segments};
+use crate::experiment::ExperimentError;
 use machine::explain::What;
-use machine::profile::Profile;
 use paging::Va;
 
 /// References that the walker makes, and checks of segments or tags, for one page of `system`.
 fn of_a_cold_walk(system: &str) -> Result<[f64; 2], ExperimentError> {
-    let mut profile = Profile::builtin("sandy-bridge-en").map_err(|error| wrong(system, error))?;
+    let mut profile = segments::profile()?;
     profile.walk_cache.clear();
     profile.nested_tlb = None;
-    let mut source = workloads::build("gups:footprint=64MiB", 1).map_err(|error| wrong(system, error))?;
-    let setup = source.setup()?;
-    let named = System::parse(system).map_err(|error| wrong(system, error))?;
-    let experiment = Experiment {
-        systems: Vec::new(),
-        profile,
-        warmup: 0,
-        accesses: Some(0),
-        seed: 1,
-        verify: false,
-        layout: None,
-        threads: 1,
-        dump_tables: None,
-    };
-    let failed = |error| ExperimentError::World { system: system.to_string(), error: Box::new(error) };
-    let mut world = World::new(experiment::plan(&experiment, named, &setup)?, &setup).map_err(failed)?;
+    let setup = built("gups:footprint=64MiB")?.setup()?;
+    let mut world = filled(&profile, system, &setup)?;
     let page = Va::new(setup.processes[0].regions[0].start.raw() + (1234 << 12));
-    let walk = world.explain(0, page, true).map_err(failed)?;
+    let walk = world.explain(0, page, true).map_err(ExperimentError::under(system))?;
     let count = |of: &dyn Fn(&What) -> bool| walk.steps.iter().filter(|step| of(&step.what)).count() as f64;
     let checks = count(&|what| matches!(what, What::Check(_)));
     Ok([count(&|what| matches!(what, What::Reference { .. })), checks])
