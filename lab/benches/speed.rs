@@ -78,18 +78,10 @@ fn main() {
         let Some(mut source) = source(spec) else { continue };
         let replay = Replay::new(&mut *source, accesses).expect("a readable input");
         for (system, wanted) in [("native", native), ("nested", nested)] {
-            let experiment = Experiment {
-                systems: vec![System::parse(system).expect("a preset")],
-                profile: Profile::builtin("haswell-ex").expect("a built-in profile"),
-                warmup: 0,
-                accesses: None,
-                seed: 1,
-                verify: false,
-                layout: None,
-                threads: 1,
-                dump_tables: None,
-            };
-            let plan = plan(&experiment, experiment.systems[0], &replay.setup).expect("a system that fits");
+            let system = System::parse(system).expect("a preset");
+            let profile = Profile::builtin("haswell-ex").expect("a built-in profile");
+            let plan =
+                plan(&Experiment::new(profile, [system]), system, &replay.setup).expect("a system that fits");
             let start = cpu_time();
             let mut world = World::new(plan, &replay.setup).expect("enough memory");
             let setup = cpu_time() - start;

@@ -30,15 +30,12 @@ const SYSTEMS: [&str; 14] = [
 
 fn experiment(system: &str) -> Experiment {
     Experiment {
-        systems: vec![System::parse(system).unwrap()],
-        profile: Profile::builtin("haswell-ex").unwrap(),
         warmup: 0,
         accesses: None,
         seed: 7,
         verify: true,
-        layout: None,
         threads: 1,
-        dump_tables: None,
+        ..Experiment::new(Profile::builtin("haswell-ex").unwrap(), [System::parse(system).unwrap()])
     }
 }
 

@@ -2,7 +2,6 @@
 
 use lab::System;
 use lab::experiment::{self, Experiment};
-use lab::world::World;
 use machine::input::Source;
 use machine::profile::Profile;
 use paging::Va;
@@ -12,15 +11,11 @@ fn experiment(systems: &[&str], accesses: u64) -> Experiment {
     let mut profile = Profile::builtin("sandy-bridge-en").unwrap();
     profile.topology.gib_per_socket = 5;
     Experiment {
-        systems: systems.iter().map(|s| System::parse(s).unwrap()).collect(),
-        profile,
         warmup: 0,
         accesses: Some(accesses),
         seed: 7,
         verify: true,
-        threads: 0,
-        layout: None,
-        dump_tables: None,
+        ..Experiment::new(profile, systems.iter().map(|s| System::parse(s).unwrap()))
     }
 }
 
@@ -32,8 +27,7 @@ fn cold(system: &str) -> Vec<u8> {
     // Nothing beside the walker remembers anything.
     experiment.profile.walk_cache.clear();
     experiment.profile.nested_tlb = None;
-    let plan = experiment::plan(&experiment, System::parse(system).unwrap(), &setup).unwrap();
-    let mut world = World::new(plan, &setup).unwrap();
+    let mut world = experiment::world(&experiment, System::parse(system).unwrap(), &setup).unwrap();
     let largest = setup.processes[0].regions.iter().max_by_key(|region| region.len).unwrap();
     // Not at its crooked end.
     let va = Va::new(largest.start.raw() + largest.len / 2);

@@ -42,15 +42,12 @@ fn snapshot(runs: Vec<Run>, on_nodes: Vec<(u16, u64)>) -> Snapshot {
 
 fn experiment(system: &str, snapshot: &Snapshot) -> Experiment {
     Experiment {
-        systems: vec![System::parse(system).unwrap()],
-        profile: Profile::builtin("haswell-ex").unwrap(),
         warmup: 0,
         accesses: None,
-        seed: 1,
         verify: true,
         layout: Some(Arc::new(RealLayout::new(snapshot))),
         threads: 1,
-        dump_tables: None,
+        ..Experiment::new(Profile::builtin("haswell-ex").unwrap(), [System::parse(system).unwrap()])
     }
 }
 

@@ -1,25 +1,24 @@
 //! Page tables on every node, in whole systems: under the oracle, and seen from
 //! where walks are served.
 
+use lab::System;
 use lab::experiment::{self, DumpTables, Experiment};
 use lab::figures::{self, MITOSIS_FIGURES, Options, VMITOSIS_FIGURES};
 use lab::outcome::Outcome;
 use lab::world::TableDump;
-use lab::{System, SystemError};
 use machine::profile::Profile;
 use std::ops::ControlFlow;
 
 fn experiment(systems: &[&str], accesses: u64, verify: bool) -> Experiment {
     Experiment {
-        systems: systems.iter().map(|s| System::parse(s)).collect::<Result<_, SystemError>>().unwrap(),
-        profile: Profile::builtin("haswell-ex").unwrap(),
         warmup: accesses / 2,
         accesses: Some(accesses),
         seed: 3,
         verify,
-        threads: 0,
-        dump_tables: None,
-        layout: None,
+        ..Experiment::new(
+            Profile::builtin("haswell-ex").unwrap(),
+            systems.iter().map(|s| System::parse(s).unwrap()),
+        )
     }
 }
 

@@ -3,7 +3,6 @@
 
 use lab::System;
 use lab::experiment::{self, Experiment};
-use lab::world::{Plan, World};
 use machine::explain::What;
 use machine::input::{Block, More};
 use machine::profile::Profile;
@@ -12,15 +11,14 @@ use std::ops::ControlFlow;
 
 fn experiment(systems: &[&str], machine: &str, warmup: u64, accesses: u64) -> Experiment {
     Experiment {
-        systems: systems.iter().map(|s| System::parse(s).unwrap()).collect(),
-        profile: Profile::builtin(machine).unwrap(),
         warmup,
         accesses: Some(accesses),
         seed: 7,
         verify: true,
-        layout: None,
-        threads: 0,
-        dump_tables: None,
+        ..Experiment::new(
+            Profile::builtin(machine).unwrap(),
+            systems.iter().map(|s| System::parse(s).unwrap()),
+        )
     }
 }
 
@@ -90,8 +88,8 @@ fn a_walk_has_one_dimension_and_a_check_for_each_frame() {
         let system = System::parse(name).unwrap();
         let mut source = workloads::build("gups:footprint=64MiB", 7).unwrap();
         let setup = source.setup().unwrap();
-        let plan: Plan = experiment::plan(&experiment(&[name], "haswell-ex", 0, 0), system, &setup).unwrap();
-        let mut world = World::new(plan, &setup).unwrap();
+        let experiment = experiment(&[name], "haswell-ex", 0, 0);
+        let mut world = experiment::world(&experiment, system, &setup).unwrap();
         let mut block = Block::new();
         assert_eq!(source.fill(&mut block).unwrap(), More::Yes);
         world.run(&block).unwrap();

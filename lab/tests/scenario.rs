@@ -8,25 +8,11 @@ use machine::profile::Profile;
 use paging::frames::CpuId;
 use workloads::Together;
 
-fn experiment() -> Experiment {
-    Experiment {
-        systems: Vec::new(),
-        profile: Profile::builtin("broadwell").unwrap(),
-        warmup: 0,
-        accesses: None,
-        seed: 3,
-        verify: true,
-        threads: 1,
-        layout: None,
-        dump_tables: None,
-    }
-}
-
 fn begin(system: &str, spec: &str) -> (Scenario, World) {
     let (scenario, setup) = Scenario::new(Together::parse(spec, 3).unwrap()).unwrap();
-    let system = System::parse(system).unwrap();
-    let world = World::new(experiment::plan(&experiment(), system, &setup).unwrap(), &setup).unwrap();
-    (scenario, world)
+    let (profile, system) = (Profile::builtin("broadwell").unwrap(), System::parse(system).unwrap());
+    let experiment = Experiment { seed: 3, verify: true, ..Experiment::new(profile, [system]) };
+    (scenario, experiment::world(&experiment, system, &setup).unwrap())
 }
 
 const SPEC: &str = "pagerank:footprint=8MiB,threads=2 + inference:tensor=256KiB,weights=1MiB,threads=2 + \

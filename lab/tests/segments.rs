@@ -19,15 +19,11 @@ fn profile() -> Profile {
 
 fn experiment(systems: &[&str], accesses: u64) -> Experiment {
     Experiment {
-        systems: systems.iter().map(|s| System::parse(s).unwrap()).collect(),
-        profile: profile(),
         warmup: accesses / 4,
         accesses: Some(accesses),
         seed: 7,
         verify: true,
-        threads: 0,
-        layout: None,
-        dump_tables: None,
+        ..Experiment::new(profile(), systems.iter().map(|s| System::parse(s).unwrap()))
     }
 }
 
@@ -56,8 +52,7 @@ fn a_cold_miss_takes_24_4_4_0_references_and_0_5_1_1_checks() {
         // Nothing beside the walker remembers anything.
         experiment.profile.walk_cache.clear();
         experiment.profile.nested_tlb = None;
-        let plan = experiment::plan(&experiment, System::parse(system).unwrap(), &setup).unwrap();
-        let mut world = World::new(plan, &setup).unwrap();
+        let mut world = experiment::world(&experiment, System::parse(system).unwrap(), &setup).unwrap();
         let region = &setup.processes[0].regions[0];
         let explained = world.explain(0, Va::new(region.start.raw() + 4096 * 1234), true).unwrap();
         let references = explained.steps.iter().filter(|s| matches!(s.what, What::Reference { .. })).count();

@@ -10,15 +10,14 @@ use std::ops::ControlFlow;
 
 fn experiment(systems: &[&str], accesses: u64) -> Experiment {
     Experiment {
-        systems: systems.iter().map(|s| System::parse(s).unwrap()).collect(),
-        profile: Profile::builtin("haswell-ex").unwrap(),
         warmup: accesses / 4,
         accesses: Some(accesses),
         seed: 7,
         verify: true,
-        layout: None,
-        threads: 0,
-        dump_tables: None,
+        ..Experiment::new(
+            Profile::builtin("haswell-ex").unwrap(),
+            systems.iter().map(|s| System::parse(s).unwrap()),
+        )
     }
 }
 

@@ -113,15 +113,13 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         (input, Some(snapshot)) => Input::Relaid(Box::new(input), snapshot),
     };
     let experiment = Experiment {
-        systems,
-        profile,
         warmup,
         accesses,
         seed: args.seed,
         verify: args.verify,
         layout,
-        threads: 0,
         dump_tables: args.dump_tables.map(|every| DumpTables { every }),
+        ..Experiment::new(profile, systems)
     };
     Ok((experiment, input))
 }
