@@ -2,14 +2,15 @@
 
 use super::ORDER;
 use paging::sync::AtomicU64;
-use paging::{Addr, Flags, Frame, Slot, TableMemory, Walked};
+use paging::walk::link_of;
+use paging::{Addr, Entry, Flags, Frame, Slot, TableMemory, Walked};
 
 /// In an entry of the walker's that points to a table, and beside the root: the table is a merged one, of the
 /// level it has and the next below.
 pub const MERGED: Flags = Flags::SOFT_11;
 
 /// The same in a link.
-const LINK: u8 = (MERGED.0 >> 9) as u8;
+const LINK: u8 = link_of(Entry(MERGED.0));
 
 /// Tables some of which are merged.
 #[derive(Debug)]
@@ -21,7 +22,7 @@ pub struct FlatTables<'a, M> {
 impl<'a, M> FlatTables<'a, M> {
     /// The tables in `mem`; `root`: the software bits beside the root.
     pub fn new(mem: &'a M, root: Flags) -> Self {
-        FlatTables { mem, root: (root.0 >> 9 & 7) as u8 }
+        FlatTables { mem, root: link_of(Entry(root.0)) }
     }
 }
 

@@ -68,7 +68,7 @@ impl<S: Walk> World<S> {
                 return None;
             }
             table = entry.frame();
-            link = (entry.0 >> 9 & 7) as u8;
+            link = walk::link_of(entry);
         }
         Some((table.number(), link))
     }
