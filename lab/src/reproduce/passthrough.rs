@@ -207,6 +207,13 @@ pub fn judge(rows: &[Measured]) -> Vec<Judgement> {
         values.fold(None, |span, v| Some(span.map_or((v, v), |(lo, hi): (f64, f64)| (lo.min(v), hi.max(v)))))
     };
     let times = |s: (f64, f64)| format!("{:.2}x to {:.2}x", s.0, s.1);
+    let percent = |s: (f64, f64)| format!("{:+.1} % to {:+.1} %", s.0, s.1);
+    // How much longer data-centre programs take than natively.
+    let over_native = |setting, system: usize| {
+        let over = |row: &Measured| 100.0 * (row.cycles[system] / row.cycles[NATIVE] - 1.0);
+        span(&of(setting, &[Kind::DataCentre]), &over)
+    };
+    let within_2 = |s: (f64, f64)| s.1 <= 2.0;
     let still = [Kind::Stress, Kind::DataCentre];
     let all: Vec<&Measured> = rows.iter().filter(|row| row.setting != Setting::Numa).collect();
     let mut judged = Vec::new();
@@ -234,17 +241,15 @@ pub fn judge(rows: &[Measured]) -> Vec<Judgement> {
     );
     add(
         "native reached within 2 % on data-centre programs, 4 KiB [F:abs]",
-        span(&of(Setting::Small, &[Kind::DataCentre]), &|r| 100.0 * (r.cycles[TPT] / r.cycles[NATIVE] - 1.0)),
-        &|s| format!("{:+.1} % to {:+.1} %", s.0, s.1),
-        &|s| s.1 <= 2.0,
+        over_native(Setting::Small, TPT),
+        &percent,
+        &within_2,
     );
     add(
         "the same, tags looked up beside the loads (`overlapped`), 4 KiB",
-        span(&of(Setting::Small, &[Kind::DataCentre]), &|r| {
-            100.0 * (r.cycles[OVERLAPPED] / r.cycles[NATIVE] - 1.0)
-        }),
-        &|s| format!("{:+.1} % to {:+.1} %", s.0, s.1),
-        &|s| s.1 <= 2.0,
+        over_native(Setting::Small, OVERLAPPED),
+        &percent,
+        &within_2,
     );
     add(
         "overlapped over nested: up to 2.4x [F:abs]",
@@ -254,9 +259,9 @@ pub fn judge(rows: &[Measured]) -> Vec<Judgement> {
     );
     add(
         "native reached within 2 % on data-centre programs, huge pages [F:abs]",
-        span(&of(Setting::Thp, &[Kind::DataCentre]), &|r| 100.0 * (r.cycles[TPT] / r.cycles[NATIVE] - 1.0)),
-        &|s| format!("{:+.1} % to {:+.1} %", s.0, s.1),
-        &|s| s.1 <= 2.0,
+        over_native(Setting::Thp, TPT),
+        &percent,
+        &within_2,
     );
     add(
         "shadow over nested: 1.4x to 1.9x on static sets, 4 KiB [F:AE-V]",
