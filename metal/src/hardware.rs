@@ -64,19 +64,20 @@ pub fn pattern(file: FileId, page: u64, word: u64) -> u64 {
     (u64::from(file.0) << 48 | page << 16 | word).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
 }
 
+/// A page of a device into a frame.
+fn store(page: &[u64; 512], frame: Hfn) {
+    page.iter().zip(0..).for_each(|(&word, index)| physical::write_word(frame, index, word));
+}
+
+/// What a frame holds, for a device.
+fn fetch(frame: Hfn) -> Page {
+    Box::new(core::array::from_fn(|index| physical::read_word(frame, index as u64)))
+}
+
 impl Metal {
     fn load(&mut self, own: CpuId, cpu: CpuId, root: u64) {
         self.counts.loads += 1;
         smp::ask(own, cpu, Request::LoadRoot(root));
-    }
-
-    /// The CPU that runs this: its number is where its table says it is.
-    fn store(&self, page: &[u64; 512], frame: Hfn) {
-        page.iter().zip(0..).for_each(|(&word, index)| physical::write_word(frame, index, word));
-    }
-
-    fn fetch(&self, frame: Hfn) -> Page {
-        Box::new(core::array::from_fn(|index| physical::read_word(frame, index as u64)))
     }
 
     /// Whether a space is a shadow table.
@@ -151,7 +152,7 @@ impl Hardware<HostPhys> for Metal {
 
     fn file_read(&mut self, _cpu: CpuId, file: FileId, page: u64, frame: Hfn) {
         if let Some(content) = self.disk.get(&(file, page)) {
-            self.store(content, frame);
+            store(content, frame);
         } else if Some(file) == self.text && page == 0 {
             physical::zero(frame, 1);
             let words = program::text().chunks(8).zip(0..);
@@ -166,18 +167,16 @@ impl Hardware<HostPhys> for Metal {
     }
 
     fn file_write(&mut self, _cpu: CpuId, file: FileId, page: u64, frame: Hfn) {
-        let content = self.fetch(frame);
-        self.disk.insert((file, page), content);
+        self.disk.insert((file, page), fetch(frame));
     }
 
     fn swap_out(&mut self, _cpu: CpuId, frame: Hfn, slot: u64) {
-        let content = self.fetch(frame);
-        self.swap.insert(slot, content);
+        self.swap.insert(slot, fetch(frame));
     }
 
     fn swap_in(&mut self, _cpu: CpuId, slot: u64, frame: Hfn) {
         match self.swap.get(&slot) {
-            Some(content) => self.store(content, frame),
+            Some(content) => store(content, frame),
             None => panic!("swap slot {slot} is read back but was never written"),
         }
     }

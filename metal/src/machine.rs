@@ -8,7 +8,7 @@ use crate::physical::DirectMap;
 use crate::program::{Program, TEXT, text};
 use crate::smp::{self, Task};
 use crate::tables::CALL;
-use crate::traps::{self, Context};
+use crate::traps::{self, Context, intent_of};
 use crate::{apic, cpu};
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -18,7 +18,7 @@ use core::fmt;
 use core::ops::Range;
 use os::{Kernel, KernelConfig, MapRequest, MmError, ProcessId, ProcessSpec, Prot, SingleTables, Tables};
 use paging::frames::{CpuId, FramePool, FrameState, LEGACY_END, Layout, NodeSpec, PoolConfig};
-use paging::{FrameSource, FromBuddy, HostPhys, Intent, NodeId, TableMemory, Va};
+use paging::{FrameSource, FromBuddy, HostPhys, NodeId, TableMemory, Va};
 
 /// Faults of one instruction at one address after which it will never succeed.
 const STUCK: u32 = 16;
@@ -116,6 +116,11 @@ impl Machine {
         // As the lab's: what is read around a page is there.
         hw.text = Some(kernel.create_file(os::MAX_FILE_PAGES).expect("a file"));
         OS.with(BOOT, |os| *os = Some(Os { kernel, hw }));
+    }
+
+    /// All CPUs.
+    pub fn all_cpus(&self) -> Vec<CpuId> {
+        (0..self.cpus.len() as u16).map(CpuId).collect()
     }
 
     /// The first CPU of each node.
@@ -216,6 +221,12 @@ pub fn map_programs(pid: ProcessId) {
     .expect("a mapping of the programs");
 }
 
+/// Gives a process so many pages of memory at an address.
+pub fn map_memory(pid: ProcessId, at: u64, pages: u64) {
+    let request = MapRequest::anonymous(pages * 4096).at(Va::new(at));
+    with(BOOT, |kernel, hw| kernel.mmap(hw, BOOT, pid, &request)).expect("memory");
+}
+
 /// Runs a program on the CPU that runs this, to its end.
 ///
 /// # Errors
@@ -240,13 +251,12 @@ pub fn run_here(cpu: CpuId, pid: ProcessId, program: &Program) -> Result<Context
             }
             14 => {
                 let va = cpu::cr2();
-                let intent = Intent { write: trap.error & 2 != 0, fetch: trap.error & 16 != 0 };
                 times = if last == (trap.rip, va) { times + 1 } else { 0 };
                 last = (trap.rip, va);
                 if times > STUCK {
                     return Err(Killed::Stuck(va));
                 }
-                with(cpu, |kernel, hw| kernel.fault(hw, cpu, pid, Va::new(va), intent))
+                with(cpu, |kernel, hw| kernel.fault(hw, cpu, pid, Va::new(va), intent_of(trap.error)))
                     .map_err(Killed::Refused)?;
             }
             CALL => return Ok(trap),

@@ -14,7 +14,7 @@
 //! | `smp.rs`, `lock.rs` | other CPUs, and the one lock |
 //! | `physical.rs`, `hardware.rs` | [`paging::TableMemory`] and [`os::Hardware`]: what a kernel implements |
 //! | `machine.rs`, `program.rs` | the kernel made and called; what runs in ring 3 |
-//! | `svm/`, `vm.rs`, `guest.rs` | virtual machines: entered, held, and what a guest asks |
+//! | `svm/`, `vm/`, `guest.rs` | virtual machines: entered, held, and what a guest asks |
 #![no_std]
 #![no_main]
 

@@ -9,6 +9,7 @@ use crate::say;
 use crate::serial::exit;
 use crate::tables::{USER_CODE, USER_DATA};
 use core::arch::global_asm;
+use paging::Intent;
 
 /// IF: a program can be interrupted.
 const INTERRUPTS: u64 = 1 << 9;
@@ -49,6 +50,11 @@ pub struct Context {
 
 /// Where a trap from ring 3 begins to push.
 pub const TRAP_STACK: usize = core::mem::offset_of!(Context, kernel_stack);
+
+/// What the access that faulted with this error code wants.
+pub fn intent_of(error: u64) -> Intent {
+    Intent { write: error & 2 != 0, fetch: error & 16 != 0 }
+}
 
 impl Context {
     /// A program that begins at `rip`.

@@ -5,7 +5,7 @@
 
 use super::bits;
 use crate::hardware::pattern;
-use crate::machine::{BOOT, Machine, create, expect, fill, finish, with};
+use crate::machine::{BOOT, Machine, create, expect, fill, finish, map_memory, with};
 use crate::physical::DirectMap;
 use crate::program::Series;
 use crate::say;
@@ -52,7 +52,7 @@ impl Tables<DirectMap> for Grouped {
 pub fn run(machine: &Machine) {
     let tables = Grouped { groups: Groups::new(Sharing::TABLES), members: BTreeMap::new() };
     machine.start_with(machine.config(), Box::new(paging::FromBuddy), Box::new(tables));
-    let cpus: Vec<CpuId> = (0..machine.cpus.len() as u16).map(CpuId).collect();
+    let cpus = machine.all_cpus();
     let at = |i: usize| cpus[i % cpus.len()];
     let file = with(BOOT, |kernel, _| kernel.create_file(PAGES)).expect("a file");
 
@@ -86,10 +86,7 @@ pub fn run(machine: &Machine) {
     (6..PAGES).step_by(41).for_each(|page| check_page(at(1), members[1], file, page));
 
     // After a fork, private pages are shared until they are written.
-    with(BOOT, |kernel, hw| {
-        let request = MapRequest::anonymous(PAGES * 4096).at(Va::new(HEAP));
-        kernel.mmap(hw, BOOT, members[0], &request).expect("a heap");
-    });
+    map_memory(members[0], HEAP, PAGES);
     fill(at(0), members[0], Series::pages(HEAP, PAGES, 1));
     let child = with(BOOT, |kernel, hw| kernel.fork(hw, BOOT, members[0])).expect("a child");
     expect(at(2), child, Series::pages(HEAP, PAGES, 1));

@@ -46,8 +46,7 @@ pub fn wrong_entry(machine: &Machine) {
 /// An entry has a bit set that must be zero: hardware refuses it, software sees nothing wrong.
 pub fn reserved_bit(machine: &Machine) {
     let pid = process(machine);
-    // PS in an entry of level 3 to 1 GiB that is not aligned, as far as this CPU's physical addresses go:
-    // bit 51 is beyond them.
+    // The highest bit of a frame's address: beyond the physical addresses that this CPU has.
     damage(pid, 20, |entry| entry.with(Flags(1 << 51)));
     expect(BOOT, pid, Series::pages(HEAP, PAGES, 1));
 }

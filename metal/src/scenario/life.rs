@@ -3,7 +3,7 @@
 
 use crate::hardware::pattern;
 use crate::machine::{
-    BOOT, Killed, Machine, create, expect, fill, finish, run as run_program, run_beside, with,
+    BOOT, Killed, Machine, create, expect, fill, finish, map_memory, run as run_program, run_beside, with,
 };
 use crate::program::{Program, Series};
 use crate::say;
@@ -18,14 +18,11 @@ const PAGES: u64 = 300;
 /// Runs it.
 pub fn run(machine: &Machine) {
     machine.start();
-    let cpus: alloc::vec::Vec<CpuId> = (0..machine.cpus.len() as u16).map(CpuId).collect();
+    let cpus = machine.all_cpus();
     let last = *cpus.last().expect("a CPU");
     let parent = create(ProcessSpec::default());
     let heap = Series::pages(HEAP, PAGES, 1000);
-    with(BOOT, |kernel, hw| {
-        kernel.mmap(hw, BOOT, parent, &MapRequest::anonymous(PAGES * 4096).at(Va::new(HEAP)))
-    })
-    .expect("a heap");
+    map_memory(parent, HEAP, PAGES);
 
     // Loads see zeroes, stores stay, from every CPU; frames come from the storing CPU's node.
     expect(BOOT, parent, Series { step: 0, ..Series::pages(HEAP, PAGES, 0) });

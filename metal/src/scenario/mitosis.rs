@@ -3,14 +3,14 @@
 
 use super::bits;
 use crate::guest;
-use crate::machine::{BOOT, Machine, create, expect, fill, finish, run_beside, run_here, with};
+use crate::machine::{BOOT, Machine, create, expect, fill, finish, map_memory, run_beside, run_here, with};
 use crate::physical::DirectMap;
 use crate::program::{Program, Series};
 use crate::say;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use mechanisms::mitosis::Replicated;
-use os::{MapRequest, ProcessId, ProcessSpec, SpaceInfo, Tables};
+use os::{ProcessId, ProcessSpec, SpaceInfo, Tables};
 use paging::frames::{CpuId, NodeSet};
 use paging::{Flags, GuestPhys, Hfn, NodeId, TableOps, Va, Virt};
 
@@ -53,9 +53,9 @@ pub fn run(machine: &Machine) {
         Box::new(paging::FromBuddy),
         Box::new(Replicas { nodes, follow: false }),
     );
-    let cpus: Vec<CpuId> = (0..machine.cpus.len() as u16).map(CpuId).collect();
+    let cpus = machine.all_cpus();
     let pid = create(ProcessSpec::default());
-    map(pid, HEAP, PAGES);
+    map_memory(pid, HEAP, PAGES);
     let part = PAGES / cpus.len() as u64;
     for &cpu in &cpus {
         let first = u64::from(cpu.0) * part;
@@ -76,11 +76,6 @@ pub fn run(machine: &Machine) {
     if !guest::is_guest() {
         migrate(machine);
     }
-}
-
-fn map(pid: ProcessId, at: u64, pages: u64) {
-    let request = MapRequest::anonymous(pages * 4096).at(Va::new(at));
-    with(BOOT, |kernel, hw| kernel.mmap(hw, BOOT, pid, &request)).expect("memory");
 }
 
 /// The root that each CPU has loaded is its node's, and leads to that node's pages only.
@@ -219,7 +214,7 @@ fn migrate(machine: &Machine) {
     let tables = Replicas { nodes: NodeSet::default(), follow: true };
     machine.start_with(machine.config(), Box::new(paging::FromBuddy), Box::new(tables));
     let pid = create(ProcessSpec::default());
-    map(pid, HEAP, PAGES);
+    map_memory(pid, HEAP, PAGES);
     fill(BOOT, pid, Series::pages(HEAP, PAGES, 1));
     let last = CpuId(machine.cpus.len() as u16 - 1);
     let to = machine.cpus[last.index()];

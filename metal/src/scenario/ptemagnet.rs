@@ -2,7 +2,7 @@
 //! neighbouring pages are counted on the real nested table: on how many cache lines are they?
 
 use crate::guest::{self, Call};
-use crate::machine::{BOOT, Machine, create, expect, fill, finish, with};
+use crate::machine::{BOOT, Machine, create, expect, fill, finish, map_memory, with};
 use crate::program::Series;
 use crate::say;
 use crate::vm::view::GuestView;
@@ -10,10 +10,10 @@ use crate::vm::{Guest, Node};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 use mechanisms::ptemagnet::{PteMagnet, Settings};
-use os::{MapRequest, ProcessSpec, SingleTables, VmSpec};
+use os::{ProcessSpec, SingleTables, VmSpec};
 use paging::frames::CpuId;
 use paging::lines::{HostLines, Table, host_lines};
-use paging::{FrameSource, FromBuddy, Gfn, HostPhys, Va};
+use paging::{FrameSource, FromBuddy, Gfn, HostPhys};
 
 const HEAP: u64 = 0x7000_0000_0000;
 const PAGES: u64 = 2048;
@@ -65,8 +65,7 @@ pub fn two_programs(machine: &Machine) {
     machine.start_with(machine.config(), source, Box::new(SingleTables::default()));
     let programs = [create(ProcessSpec::default()), create(ProcessSpec::default())];
     for &pid in &programs {
-        let request = MapRequest::anonymous(PAGES * 4096).at(Va::new(HEAP));
-        with(BOOT, |kernel, hw| kernel.mmap(hw, BOOT, pid, &request)).expect("a heap");
+        map_memory(pid, HEAP, PAGES);
     }
     for page in 0..PAGES {
         for &pid in &programs {

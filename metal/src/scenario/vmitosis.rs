@@ -6,16 +6,16 @@ use super::guest::nodes;
 use super::mitosis::Replicas;
 use crate::guest::{self, Call};
 use crate::hardware::NESTED;
-use crate::machine::{BOOT, Machine, create, expect, fill, finish, run_beside, run_here, with};
+use crate::machine::{BOOT, Machine, create, expect, fill, finish, map_memory, run_beside, run_here, with};
 use crate::program::{Program, Series};
 use crate::say;
 use crate::vm::{Guest, nothing};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use os::{MapRequest, ProcessSpec, VmSpec};
+use os::{ProcessSpec, VmSpec};
+use paging::Flags;
 use paging::frames::{CpuId, NodeSet};
-use paging::{Flags, Va};
 
 const HEAP: u64 = 0x7000_0000_0000;
 const PAGES: u64 = 600;
@@ -86,10 +86,9 @@ fn switch(guest: &Guest, cpu: CpuId, round: u64, _: u64) -> u64 {
 /// The guest: all CPUs add to all pages, round by round.
 pub fn additions(machine: &Machine) {
     machine.start();
-    let cpus: Vec<CpuId> = (0..machine.cpus.len() as u16).map(CpuId).collect();
+    let cpus = machine.all_cpus();
     let pid = create(ProcessSpec::default());
-    let request = MapRequest::anonymous(PAGES * ROUNDS * 4096).at(Va::new(HEAP));
-    with(BOOT, |kernel, hw| kernel.mmap(hw, BOOT, pid, &request)).expect("a heap");
+    map_memory(pid, HEAP, PAGES * ROUNDS);
     for round in 0..ROUNDS {
         // Pages that were there, and new ones: nested faults go on while tables are switched.
         let pages = PAGES * (round + 1);

@@ -15,6 +15,7 @@ use crate::physical;
 use crate::smp::{self, MAX_CPUS, Task};
 use crate::svm::vmcb::{Start, exit};
 use crate::svm::{self, Vcpu};
+use crate::traps::intent_of;
 use crate::{cpu, say};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -195,8 +196,7 @@ impl Guest {
                         times < STUCK,
                         "the guest faults at {gpa:#x} again and again: the entry is wrong"
                     );
-                    let error = vcpu.vmcb.info_1();
-                    let intent = Intent { write: error & 2 != 0, fetch: error & 16 != 0 };
+                    let intent = intent_of(vcpu.vmcb.info_1());
                     with(cpu, |kernel, hw| kernel.vm_fault(hw, cpu, self.vm, Gpa::new(gpa), intent))
                         .unwrap_or_else(|why| panic!("the guest at {:#x}: {why}", vcpu.vmcb.rip()));
                 }

@@ -6,7 +6,7 @@
 //! what was stored. No instruction has to be decoded for that.
 
 use super::decode::{Decoded, decode};
-use super::view::{GuestView, intent_of};
+use super::view::GuestView;
 use super::{Guest, START_INFO, Told, own_frame, start_of_first};
 use crate::guest::Call;
 use crate::hardware::SHADOW;
@@ -16,6 +16,7 @@ use crate::say;
 use crate::smp;
 use crate::svm::vmcb::exit;
 use crate::svm::{self, Vcpu};
+use crate::traps::intent_of;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;

@@ -2,7 +2,7 @@
 
 use crate::physical::{self, DirectMap};
 use core::sync::atomic::AtomicU64;
-use paging::{Descriptor, ENTRIES, Frame, Gfn, GuestPhys, Hfn, Intent, Slot, TableMemory, Translation, Va};
+use paging::{Descriptor, ENTRIES, Frame, Gfn, GuestPhys, Hfn, Slot, TableMemory, Translation, Va};
 
 /// The guest's frames through the VM's own table.
 #[derive(Debug)]
@@ -60,11 +60,6 @@ impl GuestView {
         }
         Some(bytes)
     }
-}
-
-/// What the access that faulted with this error code wants.
-pub fn intent_of(error: u64) -> Intent {
-    Intent { write: error & 2 != 0, fetch: error & 16 != 0 }
 }
 
 impl TableMemory for GuestView {

@@ -7,13 +7,12 @@ mod modes;
 pub use modes::self_balloon;
 
 use super::bits;
-use crate::machine::{BOOT, Machine, create, expect, fill, with};
+use crate::machine::{BOOT, Machine, create, expect, fill, finish_but, map_memory, with};
 use crate::program::Series;
 use crate::say;
-use alloc::vec::Vec;
 use mechanisms::segments::{Answer, Registers};
 use os::segment::{Contiguity, Reason};
-use os::{MapRequest, ProcessId, ProcessSpec, SpaceKind};
+use os::{ProcessId, ProcessSpec, SpaceKind};
 use paging::frames::CpuId;
 use paging::{HostPhys, Va, Virt};
 
@@ -30,13 +29,10 @@ pub fn run(machine: &Machine) {
 
 fn native(machine: &Machine) {
     machine.start();
-    let cpus: Vec<CpuId> = (0..machine.cpus.len() as u16).map(CpuId).collect();
+    let cpus = machine.all_cpus();
     let at = |i: usize| cpus[i % cpus.len()];
     let pid = create(ProcessSpec::default());
-    with(BOOT, |kernel, hw| {
-        let request = MapRequest::anonymous(PAGES * 4096).at(Va::new(HEAP));
-        kernel.mmap(hw, BOOT, pid, &request).expect("memory");
-    });
+    map_memory(pid, HEAP, PAGES);
     // A part of it is in use, on scattered frames.
     fill(BOOT, pid, Series::pages(HEAP, PAGES / 2, 1));
     let begun = with(BOOT, |kernel, hw| {
@@ -82,7 +78,7 @@ fn native(machine: &Machine) {
         let _ = kernel.end_segment(hw, BOOT, pid);
     });
     expect(BOOT, pid, Series::pages(HEAP, PAGES, 1));
-    finish_with_faults();
+    finish_but(FAULTY.len() as u64);
 }
 
 /// Every page's leaf beside what the registers answer. Returns how many are in place.
@@ -118,9 +114,4 @@ fn compare(pid: ProcessId, cpus: &[CpuId]) -> u64 {
         assert!(inside + escaped <= PAGES, "no escaped page is in place");
         inside
     })
-}
-
-/// As [`finish`], where frames were taken out of use.
-fn finish_with_faults() {
-    crate::machine::finish_but(FAULTY.len() as u64);
 }

@@ -5,7 +5,7 @@
 
 use super::{HEAP, PAGES, compare};
 use crate::guest::{self, Call};
-use crate::machine::{BOOT, Machine, create, expect, fill, finish_but, with};
+use crate::machine::{BOOT, Machine, create, expect, fill, finish_but, map_memory, with};
 use crate::physical;
 use crate::program::Series;
 use crate::say;
@@ -15,7 +15,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use mechanisms::segments::{Answer, Image, Registers};
 use os::segment::{Contiguity, Mode, NoSegment};
-use os::{Advice, MapRequest, MmError, ProcessId, ProcessSpec, Slot, VmSpec};
+use os::{Advice, MmError, ProcessId, ProcessSpec, Slot, VmSpec};
 use paging::frames::{CpuId, NodeId, PAGEBLOCK};
 use paging::{Gfn, Gpa, GuestPhys, Hfn, HostPhys, Va, Virt};
 
@@ -187,9 +187,7 @@ pub fn self_balloon(machine: &Machine) {
     let node = NodeId(0);
     leave_holes(node);
     let pid = create(ProcessSpec::default());
-    with(BOOT, |kernel, hw| {
-        kernel.mmap(hw, BOOT, pid, &MapRequest::anonymous(PAGES * 4096).at(Va::new(HEAP))).expect("memory")
-    });
+    map_memory(pid, HEAP, PAGES);
     fill(BOOT, pid, Series::pages(HEAP, PAGES / 2, 1));
     let begin = || {
         let range = HEAP..HEAP + PAGES * 4096;
@@ -240,9 +238,7 @@ fn leave_holes(node: NodeId) {
     let pid = create(ProcessSpec::default());
     // Fewer are left than the segment wants.
     let pages = with(BOOT, |kernel, _| kernel.pool().free_frames(node)) - PAGES * 7 / 8;
-    with(BOOT, |kernel, hw| {
-        kernel.mmap(hw, BOOT, pid, &MapRequest::anonymous(pages * 4096).at(Va::new(HOLES))).expect("memory")
-    });
+    map_memory(pid, HOLES, pages);
     fill(BOOT, pid, Series { step: 0, ..Series::pages(HOLES, pages, 7) });
     let each = PAGEBLOCK / 4;
     for page in (0..pages).step_by(each as usize) {
