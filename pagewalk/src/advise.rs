@@ -2,7 +2,7 @@
 
 use crate::cli::{AdviseArgs, Output};
 use crate::inputs::{self, Input};
-use crate::report::{bytes, table_of};
+use crate::report::{bytes, under};
 use crate::{print, print_json, progress};
 use anyhow::Result;
 use lab::Outcome;
@@ -146,11 +146,9 @@ fn text(advice: &[Advice], runs: &[Vec<Outcome>], seeds: u64, live: bool) -> Str
             today.remedy.system,
             percent(today.walks)
         );
-        let mut rows = vec![
-            ["", "saves", "from .. to", "walks left", "memory", "tables", "kernel, cycles/access", "needs"]
-                .map(String::from)
-                .to_vec(),
-        ];
+        let head =
+            ["", "saves", "from .. to", "walks left", "memory", "tables", "kernel, cycles/access", "needs"];
+        let mut rows = Vec::new();
         for reach in Reach::ALL {
             let mut of: Vec<&Verdict> =
                 place.verdicts.iter().skip(1).filter(|v| v.remedy.reach == reach).collect();
@@ -171,8 +169,8 @@ fn text(advice: &[Advice], runs: &[Vec<Outcome>], seeds: u64, live: bool) -> Str
                 ]);
             }
         }
-        text += &table_of(&rows);
-        text.push_str("\n\n");
+        text += &under(head, rows, 1..7);
+        text.push('\n');
         for (system, reason) in &place.left_out {
             text += &format!("{system} was left out: {reason}\n");
         }

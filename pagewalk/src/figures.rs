@@ -1,12 +1,11 @@
 //! The figures of a paper beside the model.
 
 use crate::cli::{Figures, Output};
+use crate::progress::Parts;
 use anyhow::{Result, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lab::figures::{self, Cell, Figure, Options};
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Duration;
 
 /// Runs the cells that are asked for and prints them.
 pub fn print(all: &[Figure], args: &Figures, html: Option<&Path>, output: Output) -> Result<()> {
@@ -46,13 +45,8 @@ fn chosen<'a>(all: &'a [Figure], args: &Figures) -> Result<Vec<&'a Figure>> {
 }
 
 fn run(figure: &Figure, args: &Figures, output: Output) -> Result<Vec<Cell>> {
-    let target =
-        if output.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
-    let bar = ProgressBar::with_draw_target(Some(figure.measured().count() as u64), target);
-    let template = "{bar:30} {prefix}: {human_pos} of {human_len} cells, {elapsed}, last {msg}";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.set_prefix(figure.names[0]);
-    bar.enable_steady_tick(Duration::from_millis(250));
+    let bar = Parts::new(output.quiet, &format!("{}: ", figure.names[0]), "cells");
+    bar.show(0, figure.measured().count(), "begun");
     let options = Options {
         workloads: &args.workload,
         configs: &args.config,
@@ -62,12 +56,8 @@ fn run(figure: &Figure, args: &Figures, output: Output) -> Result<Vec<Cell>> {
         threads: args.threads,
         ..Options::default()
     };
-    let cells = figures::run(figure, &options, &|done, of, name| {
-        bar.set_length(of as u64);
-        bar.set_position(done as u64);
-        bar.set_message(name.to_string());
-    })?;
-    bar.finish_and_clear();
+    let cells = figures::run(figure, &options, &|done, of, name| bar.show(done, of, format!("last {name}")))?;
+    bar.end();
     Ok(cells)
 }
 

@@ -4,6 +4,7 @@ use crate::report::thousands;
 use crate::watch::Watch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use lab::experiment::Progress;
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
@@ -53,12 +54,7 @@ pub struct Bar(ProgressBar);
 impl Bar {
     /// A bar; a hidden one if it should be quiet or standard error is no terminal.
     pub fn new(quiet: bool) -> Bar {
-        let target =
-            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
-        let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(style("{spinner} {human_pos} accesses, {per_sec}, {elapsed}{msg}"));
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Bar(bar)
+        Bar(drawn(quiet, 10, style("{spinner} {human_pos} accesses, {per_sec}, {elapsed}{msg}")))
     }
 
     /// Shows how far the work is.
@@ -101,11 +97,8 @@ pub struct Points {
 impl Points {
     /// A bar of so many points; a hidden one if it should be quiet or standard error is no terminal.
     pub fn new(quiet: bool, points: u64) -> Points {
-        let target =
-            if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(10) };
-        let bar = ProgressBar::with_draw_target(Some(points), target);
-        bar.set_style(style("{bar:30} {human_pos} of {human_len} points, {msg}, {eta} left"));
-        bar.enable_steady_tick(Duration::from_millis(100));
+        let bar = drawn(quiet, 10, style("{bar:30} {human_pos} of {human_len} points, {msg}, {eta} left"));
+        bar.set_length(points);
         Points { bar, accesses: AtomicU64::new(0), begun: Instant::now() }
     }
     /// So many accesses more were made.
@@ -126,6 +119,30 @@ impl Points {
     }
 }
 
+/// How many parts of some work are done, and which one it is at.
+#[derive(Debug)]
+pub struct Parts(ProgressBar);
+
+impl Parts {
+    /// A bar under the name `title`, which may be empty, of parts that are called `parts`; a hidden one if it should
+    /// be quiet or standard error is no terminal.
+    pub fn new(quiet: bool, title: &str, parts: &str) -> Parts {
+        let line =
+            format!("{{bar:30}} {{prefix}}{{human_pos}} of {{human_len}} {parts}, {{elapsed}}, {{msg}}");
+        Parts(drawn(quiet, 4, style(&line)).with_prefix(title.to_string()))
+    }
+    /// Shows how far the work is.
+    pub fn show(&self, done: usize, of: usize, at: impl Into<Cow<'static, str>>) {
+        self.0.set_length(of as u64);
+        self.0.set_position(done as u64);
+        self.0.set_message(at);
+    }
+    /// Takes the line away.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// A line about a trace that is read to its end.
 #[derive(Debug)]
 pub struct Reading(ProgressBar);
@@ -133,14 +150,11 @@ pub struct Reading(ProgressBar);
 impl Reading {
     /// Shows what `meter` says, unless it should be quiet or standard error is no terminal.
     pub fn new(quiet: bool, file: &Path, meter: Meter) -> Reading {
-        let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
-        let bar = ProgressBar::with_draw_target(None, target);
         let far = move |state: &ProgressState, w: &mut dyn fmt::Write| {
             let _ = w.write_str(&how_far(meter.accesses(), meter.share(), state.elapsed()));
         };
-        bar.set_style(style("{spinner} {msg}: {far}").with_key("far", far));
+        let bar = drawn(quiet, 4, style("{spinner} {msg}: {far}").with_key("far", far));
         bar.set_message(file.display().to_string());
-        bar.enable_steady_tick(Duration::from_millis(250));
         Reading(bar)
     }
 }
@@ -163,6 +177,14 @@ impl Drop for Reading {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
+}
+
+/// A bar that is drawn so many times a second; nowhere if it should be quiet or standard error is no terminal.
+fn drawn(quiet: bool, hertz: u8, style: ProgressStyle) -> ProgressBar {
+    let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(hertz) };
+    let bar = ProgressBar::with_draw_target(None, target).with_style(style);
+    bar.enable_steady_tick(Duration::from_secs(1) / hertz.into());
+    bar
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -2,6 +2,7 @@
 
 use comfy_table::{Attribute, Cell, CellAlignment, Color, ContentArrangement, Table, presets};
 use lab::outcome::{Outcome, ServedCounts};
+use std::ops::RangeBounds;
 
 /// Several systems on the same accesses, one column each; where the terminal is too narrow, as many tables as it takes.
 pub fn comparison(outcomes: &[Outcome], width: Option<usize>, colors: bool) -> String {
@@ -24,16 +25,18 @@ pub fn comparison(outcomes: &[Outcome], width: Option<usize>, colors: bool) -> S
     String::new()
 }
 
-/// Rows under a head, numbers to the right: all columns but the first and the last.
-pub fn table_of(rows: &[Vec<String>]) -> String {
+/// Rows under a head, a line each; the columns at `numbers` to the right.
+pub fn under<const N: usize>(
+    head: [&str; N],
+    rows: impl IntoIterator<Item = Vec<String>>,
+    numbers: impl RangeBounds<usize>,
+) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.add_rows(rows);
-    let columns = table.column_count();
-    for column in table.column_iter_mut().skip(1).take(columns.saturating_sub(2)) {
+    table.load_style(presets::NOTHING).set_header(head).add_rows(rows);
+    for (_, column) in table.column_iter_mut().enumerate().filter(|(at, _)| numbers.contains(at)) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    plain(&table)
+    trimmed(&table) + "\n"
 }
 
 fn trimmed(table: &Table) -> String {

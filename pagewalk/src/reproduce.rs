@@ -12,8 +12,8 @@ pub use together::together;
 
 use crate::cli::Output;
 use crate::progress::Bar;
+use crate::report::under;
 use anyhow::{Result, bail};
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use lab::reproduce::{self, CurvePoint, Row, sheet};
 use std::fmt::Write;
 use std::path::Path;
@@ -87,18 +87,28 @@ fn pair(point: &CurvePoint) -> String {
     format!("{:.1} / {:.1}", point.measured, point.model)
 }
 
-/// Published numbers beside ours, a line each.
-fn beside(rows: &[sheet::Row]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["", "paper", "here", "off", "trust"]);
-    for row in rows {
-        let paper = if row.bound { format!("below {}", row.text(row.paper)) } else { row.text(row.paper) };
-        let ours = row.text(row.ours);
-        table.add_row([row.what.clone(), paper, ours, row.difference_text(), format!("[{}]", row.trust)]);
-    }
-    for column in table.column_iter_mut().skip(1).take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect()
+/// What was published, as people read it: `most` is said of bounds.
+fn published(row: &sheet::Row, most: &str) -> String {
+    let paper = row.text(row.paper);
+    if row.bound { format!("{most} {paper}") } else { paper }
+}
+
+/// Published numbers beside ours, a line each; with verdicts where they were judged.
+fn beside(rows: &[sheet::Row], judged: bool) -> String {
+    let (indent, most) = if judged { (" ", "at most") } else { ("", "below") };
+    let row = |row: &sheet::Row| {
+        let what = format!("{indent}{}", row.what);
+        let trust = format!("[{}]", row.trust);
+        let verdict = if judged { row.verdict.says() } else { "" };
+        vec![
+            what,
+            published(row, most),
+            row.text(row.ours),
+            row.difference_text(),
+            trust,
+            verdict.to_string(),
+        ]
+    };
+    let verdict = if judged { "verdict" } else { "" };
+    under(["", "paper", "here", "off", "trust", verdict], rows.iter().map(row), 1..4)
 }

@@ -1,8 +1,8 @@
 //! `pagewalk shareable`: what running processes could share.
 
 use crate::cli::Output;
+use crate::report::under;
 use anyhow::{Context, Result, bail};
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use lab::shareable::{Counts, Group, Kind, Look, Report, Verdict, compare};
 use std::fmt::Write;
 use std::os::unix::fs::MetadataExt;
@@ -97,29 +97,12 @@ fn group_text(group: &Group) -> String {
         group.distinct,
         percent(all.entries - group.distinct, all.entries)
     );
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header([
-        "",
-        "entries",
-        "identical",
-        "moved",
-        "rights",
-        "untouched",
-        "copied",
-        "private",
-        "alone",
-        "unknown",
-    ]);
-    let mut row = |name: &str, counts: &Counts| {
+    let head =
+        ["", "entries", "identical", "moved", "rights", "untouched", "copied", "private", "alone", "unknown"];
+    let row = |name: &str, counts: &Counts| {
         let cells = Verdict::ALL.map(|verdict| percent(counts.get(verdict), counts.entries));
-        table.add_row([vec![name.to_string(), counts.entries.to_string()], cells.to_vec()].concat());
+        [vec![name.to_string(), counts.entries.to_string()], cells.to_vec()].concat()
     };
-    group.kinds.iter().for_each(|(of, counts)| row(kind(*of), counts));
-    row("all", all);
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    text.extend(table.to_string().lines().map(|line| line.trim_end().to_string() + "\n"));
-    text
+    let rows = group.kinds.iter().map(|(of, counts)| row(kind(*of), counts)).chain([row("all", all)]);
+    text + &under(head, rows, 1..)
 }

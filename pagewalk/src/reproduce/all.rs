@@ -1,14 +1,13 @@
 //! `pagewalk reproduce all`: one page of everything that we hold, beside ours.
 
 use crate::cli::{AllArgs, Output};
+use crate::progress::Parts;
+use crate::report::under;
 use anyhow::{Context, Result};
-use comfy_table::{CellAlignment, Table as Grid, presets::NOTHING};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lab::reproduce::all::{self, PAPERS, Page, Table};
-use lab::reproduce::sheet::{Row, TRUST, Verdict};
+use lab::reproduce::sheet::{TRUST, Verdict};
 use std::fmt::Write;
 use std::path::Path;
-use std::time::Duration;
 
 /// Runs all of it, and prints or writes the page.
 pub fn all(args: &AllArgs, html: Option<&Path>, output: Output) -> Result<()> {
@@ -16,18 +15,11 @@ pub fn all(args: &AllArgs, html: Option<&Path>, output: Output) -> Result<()> {
     if let Some(file) = &args.markdown {
         crate::writable(file)?;
     }
-    let target =
-        if output.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(4) };
-    let bar = ProgressBar::with_draw_target(None, target);
-    let template = "{bar:30} {human_pos} of {human_len} parts, {elapsed}, at {msg}";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar.enable_steady_tick(Duration::from_millis(250));
+    let bar = Parts::new(output.quiet, "", "parts");
     let page = all::run(&args.paper, args.threads, &|step| {
-        bar.set_length(step.of as u64);
-        bar.set_position(step.done as u64);
-        bar.set_message(step.what);
+        bar.show(step.done, step.of, format!("at {}", step.what))
     })?;
-    bar.finish_and_clear();
+    bar.end();
     if let Some(file) = &args.markdown {
         crate::write_whole(file, markdown(&page).as_bytes())
             .with_context(|| format!("cannot write `{}`", file.display()))?;
@@ -55,10 +47,6 @@ fn title(paper: &str) -> &'static str {
     PAPERS.iter().find(|(name, _)| *name == paper).map_or("", |(_, title)| title)
 }
 
-fn published(row: &Row) -> String {
-    if row.bound { format!("at most {}", row.text(row.paper)) } else { row.text(row.paper) }
-}
-
 /// Rows by verdict: `12 of 20`, and so on.
 fn counts(tables: &[&Table]) -> [usize; 4] {
     let count = |verdict| tables.iter().map(|table| table.count(verdict)).sum();
@@ -82,7 +70,7 @@ fn text(page: &Page) -> String {
                 "\n  {}: {}\n  here: {}\n  more: {}\n  why it differs: docs/{}",
                 table.figure, table.title, table.sizes, table.command, table.page
             );
-            text += &grid(&table.rows);
+            text += &super::beside(&table.rows, true);
         }
         text.push('\n');
     }
@@ -96,47 +84,18 @@ fn text(page: &Page) -> String {
     text
 }
 
-fn lines(table: &Grid) -> String {
-    table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect()
-}
-
-fn grid(rows: &[Row]) -> String {
-    let mut table = Grid::new();
-    table.load_style(NOTHING);
-    table.set_header(["", "paper", "here", "off", "trust", "verdict"]);
-    for row in rows {
-        table.add_row([
-            format!(" {}", row.what),
-            published(row),
-            row.text(row.ours),
-            row.difference_text(),
-            format!("[{}]", row.trust),
-            row.verdict.says().to_string(),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(1).take(3) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    lines(&table)
-}
-
 fn summary(page: &Page) -> String {
-    let mut table = Grid::new();
-    table.load_style(NOTHING);
-    table.set_header(["", "rows", Verdict::ALL[0].says(), Verdict::ALL[1].says(), Verdict::ALL[2].says()]);
-    let mut all = Vec::new();
     let line = |name: &str, tables: &[&Table]| {
         [name.to_string()].into_iter().chain(counts(tables).map(|n| n.to_string())).collect::<Vec<_>>()
     };
+    let (mut rows, mut all) = (Vec::new(), Vec::new());
     for (paper, tables) in papers(page) {
-        table.add_row(line(title(paper), &tables));
+        rows.push(line(title(paper), &tables));
         all.extend(tables);
     }
-    table.add_row(line("all", &all));
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    lines(&table)
+    rows.push(line("all", &all));
+    let [near, order, differs] = Verdict::ALL.map(Verdict::says);
+    under(["", "rows", near, order, differs], rows, 1..)
 }
 
 const MARKDOWN: &str = "\
@@ -182,7 +141,7 @@ fn markdown(page: &Page) -> String {
                     text,
                     "| {} | {} | {} | {} | `[{}]` | {} |",
                     row.what,
-                    published(row),
+                    super::published(row, "at most"),
                     row.text(row.ours),
                     row.difference_text(),
                     row.trust,

@@ -2,9 +2,8 @@
 
 use crate::cli::{BabelfishArgs, Output};
 use crate::progress::Bar;
-use crate::report::thousands;
+use crate::report::{thousands, under};
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use lab::Outcome;
 use lab::containers::RequestCounts;
 use lab::reproduce::babelfish::{self, Choice, Report, Row, SYSTEMS, change, mpki, shared_hits};
@@ -40,23 +39,6 @@ fn percent(share: f64) -> String {
     format!("{:+.1}%", 100.0 * share)
 }
 
-fn table<const N: usize>(
-    header: [&str; N],
-    rows: impl IntoIterator<Item = Vec<String>>,
-    left: usize,
-) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(header);
-    rows.into_iter().for_each(|row| {
-        table.add_row(row);
-    });
-    for column in table.column_iter_mut().skip(left) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect()
-}
-
 fn requests(outcome: &Outcome) -> RequestCounts {
     outcome.requests.unwrap_or_default()
 }
@@ -77,13 +59,13 @@ fn text(report: &Report, choice: &Choice) -> String {
         [row.workload.clone()].into_iter().chain(parts).chain([percent(row.change(&row.larger))]).collect()
     };
     let larger = format!("STLB of {}", report.stlb[1]);
-    text += &table(
+    text += &under(
         ["", "babelfish", "TLB only", "tables only", "no mask", &larger],
         report.rows.iter().map(time),
-        1,
+        1..,
     );
     text += "\nRequests and bring-up, in cycles of their own: without BabelFish, and the change with it\n";
-    text += &table(
+    text += &under(
         ["", "requests", "mean", "", "95 of 100", "", "bring-up", ""],
         report.rows.iter().filter_map(|row| {
             let (base, with) = (requests(row.of(SYSTEMS[0])?), requests(row.of(SYSTEMS[1])?));
@@ -100,10 +82,10 @@ fn text(report: &Report, choice: &Choice) -> String {
                 percent(change(babelfish::bring_up(&base), babelfish::bring_up(&with))),
             ])
         }),
-        1,
+        1..,
     );
     text += "\nSTLB misses per thousand instructions, shared hits as a share of STLB hits, faults\n";
-    text += &table(
+    text += &under(
         ["", "data", "with", "", "instr", "with", "", "shared hits", "faults", "with"],
         report.rows.iter().filter_map(|row| {
             let (base, with) = (row.of(SYSTEMS[0])?, row.of(SYSTEMS[1])?);
@@ -121,11 +103,11 @@ fn text(report: &Report, choice: &Choice) -> String {
                 thousands(with.software.page_faults_in_all),
             ])
         }),
-        1,
+        1..,
     );
     text += "\nTranslations of the containers at the end (`native`): shareable ones, and active ones that are saved; what \
              sharing takes\n";
-    text += &table(
+    text += &under(
         ["", "entries", "shareable", "active", "saved", "tables", "with", "MaskPages", "overhead"],
         report.rows.iter().filter_map(|row| {
             let (base, with) = (row.of(SYSTEMS[0])?, row.of(SYSTEMS[1])?);
@@ -142,7 +124,7 @@ fn text(report: &Report, choice: &Choice) -> String {
                 format!("{:.3}%", 100.0 * sharing.overhead),
             ])
         }),
-        1,
+        1..,
     );
     if choice.beyond {
         text += "\nBeyond the paper: change of time from the same system without BabelFish\n";
@@ -164,7 +146,7 @@ fn beyond(rows: &[Row]) -> String {
         ("nested", "nested", "nested+babelfish"),
     ];
     let names = pairs.map(|(name, ..)| name);
-    table(
+    under(
         ["", names[0], names[1], names[2], names[3]],
         rows.iter().map(|row| {
             let of = |from: &str, to: &str| match (row.of(from), row.of(to)) {
@@ -174,14 +156,14 @@ fn beyond(rows: &[Row]) -> String {
             let cells = pairs.iter().map(|(_, from, to)| of(from, to));
             [row.workload.clone()].into_iter().chain(cells).collect()
         }),
-        1,
+        1..,
     )
 }
 
 /// The paper's numbers beside ours, with how far to trust them.
 fn beside(report: &Report) -> String {
     let mut text = String::from("The paper's numbers and ours\n");
-    text += &super::beside(&report.published());
+    text += &super::beside(&report.published(), false);
     let _ = writeln!(
         text,
         "\nsilicon (22 nm, CACTI; citing text): the STLB grows from {:.3} to {:.3} mm2, its access from {:.0} to {:.0} ps; a core by {:.1} %, {:.2} % without masks",

@@ -2,9 +2,8 @@
 
 use crate::cli::{Output, PteMagnetArgs};
 use crate::progress::Bar;
-use crate::report::thousands;
+use crate::report::{thousands, under};
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
 use lab::reproduce::ptemagnet::{self, Choice, Company, Limit, Measured, Pair, Report};
 use std::fmt::Write;
 use std::path::Path;
@@ -54,7 +53,7 @@ fn text(report: &Report, choice: &Choice) -> String {
              out by the guest's allocator; kept: the most frames that\nwere reserved and not used, as a share of what \
              the programs fill.\n";
     text.push('\n');
-    text += &super::beside(&ptemagnet::published(&report.pairs));
+    text += &super::beside(&ptemagnet::published(&report.pairs), false);
     text += &fault(report);
     text += &limits(&report.limits);
     if choice.verify {
@@ -64,13 +63,11 @@ fn text(report: &Report, choice: &Choice) -> String {
 }
 
 fn benchmarks(pairs: &[Pair]) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
-    table.set_header(["", "", "lines", "", "walk", "host", "host PTEs", "time", "allocator", "kept"]);
-    table.add_row(["", "", "without", "with", "cycles", "cycles", "from memory", "", "calls", ""]);
-    for Pair { benchmark, company, without, with } in pairs {
+    let head = ["", "", "lines", "", "walk", "host", "host PTEs", "time", "allocator", "kept"];
+    let second = ["", "", "without", "with", "cycles", "cycles", "from memory", "", "calls", ""];
+    let row = |Pair { benchmark, company, without, with }: &Pair| {
         let of = |get: fn(&Measured) -> u64| change(get(without) as f64, get(with) as f64);
-        table.add_row([
+        vec![
             if *company == Company::Alone { benchmark.clone() } else { String::new() },
             company.name().to_string(),
             format!("{:.2}", without.lines.mean),
@@ -81,12 +78,10 @@ fn benchmarks(pairs: &[Pair]) -> String {
             of(|m| m.cycles),
             of(|m| m.allocations),
             format!("{:.2}%", 100.0 * kept(with)),
-        ]);
-    }
-    for column in table.column_iter_mut().skip(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table.to_string().lines().map(|line| line.trim_end().to_string() + "\n").collect()
+        ]
+    };
+    let rows = [second.map(String::from).to_vec()].into_iter().chain(pairs.iter().map(row));
+    under(head, rows, 2..)
 }
 
 /// The most frames kept unused, as a share of the pages that the programs fill.

@@ -2,7 +2,7 @@
 
 use crate::cli::Output;
 use crate::progress::Bar;
-use crate::report::table_of;
+use crate::report::under;
 use anyhow::{Result, bail};
 use lab::reproduce::together::{self, Met, PAIRS, Pair};
 use serde::Serialize;
@@ -50,27 +50,21 @@ pub fn together(
 
 fn text(row: &Row) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
-    let mut lines = vec![["", "cycles/access", "walks", "saves", ""].map(String::from).to_vec()];
-    for (at, system) in row.pair.systems.iter().enumerate() {
+    let line = |(at, system): (usize, &&str)| {
         let saves = if at == 0 { String::new() } else { percent(row.met.saves[at - 1]) };
-        lines.push(vec![
-            format!("  {system}"),
-            format!("{:.1}", row.met.cycles[at]),
-            percent(row.met.walks[at]),
-            saves,
-            String::new(),
-        ]);
-    }
+        vec![format!("  {system}"), format!("{:.1}", row.met.cycles[at]), percent(row.met.walks[at]), saves]
+    };
+    let lines = row.pair.systems.iter().enumerate().map(line);
     let verdict = match row.pays {
         true => "Together they save more than either alone",
         false => "Together they save no more than the better one alone",
     };
     format!(
-        "{}: {}\n{}\n{}\n{verdict}; if neither knew of the other it would be {}.\n\n",
+        "{}: {}\n{}\n{}{verdict}; if neither knew of the other it would be {}.\n\n",
         row.pair.name,
         row.pair.title,
         row.pair.workload,
-        table_of(&lines),
+        under(["", "cycles/access", "walks", "saves"], lines, 1..),
         percent(row.met.expected)
     )
 }
