@@ -18,3 +18,13 @@ pub fn man(directory: &Path) -> Result<()> {
     std::fs::create_dir_all(directory).with_context(what)?;
     clap_mangen::generate_to(Cli::command(), directory).with_context(what)
 }
+
+/// A word for a shell, as it is.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_string()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}

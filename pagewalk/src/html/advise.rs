@@ -87,12 +87,7 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
         &["Of the first seed's runs."],
         vec![Part::Chart(compare::stacked(&outcomes)), Part::Chart(compare::inside(&outcomes))],
     );
-    document.section(
-        "text",
-        "As text",
-        &[],
-        vec![Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() }],
-    );
+    document.printed("As text", "The same as text", text);
     document
 }
 

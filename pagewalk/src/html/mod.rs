@@ -16,6 +16,7 @@ pub use explain::{Asked, explain};
 pub use reproduce::{babelfish, curve, figures, gups, passthrough, ptemagnet, segments, together};
 pub use sweep::{Row as SweepRow, sweep};
 
+use crate::shells::quoted;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -196,6 +197,12 @@ impl Document {
         }
     }
 
+    /// Adds what is printed without `--html`, in a section of its own.
+    pub fn printed(&mut self, section: &str, title: &str, text: &str) {
+        let text = Part::Verbatim { title: title.to_string(), text: text.to_string() };
+        self.section("text", section, &[], vec![text]);
+    }
+
     /// The page.
     pub fn page(&self) -> Result<String> {
         // Data must not end the element that it is in.
@@ -243,15 +250,7 @@ fn escaped(text: &str) -> String {
 
 /// The command as it can be typed again.
 fn command_line() -> String {
-    let quoted = |arg: String| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+:,./@%".contains(c);
-        if !arg.is_empty() && arg.chars().all(plain) {
-            arg
-        } else {
-            format!("'{}'", arg.replace('\'', r"'\''"))
-        }
-    };
-    let args = std::env::args_os().skip(1).map(|arg| quoted(arg.to_string_lossy().into_owned()));
+    let args = std::env::args_os().skip(1).map(|arg| quoted(&arg.to_string_lossy()));
     std::iter::once("pagewalk".to_string()).chain(args).collect::<Vec<_>>().join(" ")
 }
 

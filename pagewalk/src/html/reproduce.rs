@@ -66,8 +66,7 @@ fn document(title: &str, lead: &str, unit: &str, rows: &[Beside], text: &str) ->
     }
     document.section("compared", "Measured and model", &[], vec![Part::Chart(chart), Part::Table(table)]);
     if !text.is_empty() {
-        let printed = Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() };
-        document.section("text", "As text", &[], vec![printed]);
+        document.printed("As text", "The same as text", text);
     }
     document
 }
@@ -134,12 +133,7 @@ pub fn curve(points: &[CurvePoint], text: &str) -> Document {
         parts.push(Part::Chart(chart));
     }
     document.section("curves", "Curves", &[], parts);
-    document.section(
-        "text",
-        "As text",
-        &[],
-        vec![Part::Verbatim { title: "The same as text".to_string(), text: text.to_string() }],
-    );
+    document.printed("As text", "The same as text", text);
     document
 }
 
@@ -233,12 +227,7 @@ pub fn ptemagnet(report: &Report, text: &str) -> Document {
         vec![Part::Chart(lines)],
     );
     document.section("change", "What reservations change", &[], vec![Part::Chart(change)]);
-    document.section(
-        "text",
-        "Beside the paper",
-        &[],
-        vec![Part::Verbatim { title: "All of it as text".to_string(), text: text.to_string() }],
-    );
+    document.printed("Beside the paper", "All of it as text", text);
     document
 }
 
@@ -261,8 +250,7 @@ pub fn segments(classes: &[ClassReport], text: &str) -> Document {
         false => document("Direct segments for VMs", lead, "overhead, percent", &rows, text),
         true => {
             let mut only = Document::new("Direct segments for VMs".to_string(), lead.to_string());
-            let printed = Part::Verbatim { title: "As text".to_string(), text: text.to_string() };
-            only.section("text", "Faulty frames and ballooning", &[], vec![printed]);
+            only.printed("Faulty frames and ballooning", "As text", text);
             only
         }
     };
@@ -294,8 +282,7 @@ pub fn babelfish(report: &babelfish::Report, text: &str) -> Document {
     }
     document.section("time", "What sharing changes", &[], vec![Part::Chart(time)]);
     document.section("misses", "What misses remain", &[], vec![Part::Chart(misses)]);
-    let printed = Part::Verbatim { title: "All of it as text".to_string(), text: text.to_string() };
-    document.section("text", "Beside the paper", &[], vec![printed]);
+    document.printed("Beside the paper", "All of it as text", text);
     document.about("source", "BabelFish (Skarlatos, Darbaz, Gopireddy, Kim, Torrellas; ISCA 2020)");
     document
 }

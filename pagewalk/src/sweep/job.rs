@@ -92,13 +92,3 @@ pub(super) fn task(sweep: &Path, job: &str, task: usize, plan: &Plan) -> Result<
     }
     Ok(units)
 }
-
-/// A word for a shell, as it is.
-pub(super) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_string()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}

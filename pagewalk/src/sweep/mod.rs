@@ -9,6 +9,7 @@ mod slurm;
 
 use crate::cli::Output;
 use crate::progress::Points;
+use crate::shells::quoted;
 use crate::{html, print, report};
 use anyhow::{Context, Result, bail};
 use args::{Limits, Tasks, Where};
@@ -266,8 +267,8 @@ fn commands(which: &Which, retry: bool, tasks: Tasks) -> Result<u8> {
     place.prepare()?;
     let Some(job) = job(&place, retry, tasks, usize::MAX)? else { return Ok(0) };
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let program = job::quoted(&program.to_string_lossy());
-    let directory = job::quoted(&std::path::absolute(&place.directory)?.to_string_lossy());
+    let program = quoted(&program.to_string_lossy());
+    let directory = quoted(&std::path::absolute(&place.directory)?.to_string_lossy());
     let line = |task| format!("{program} -q sweep work {directory} {} {task}\n", job.name);
     print(&(0..job.tasks).map(line).collect::<String>())?;
     Ok(0)

@@ -3,7 +3,8 @@
 //! Only `sbatch`, `squeue`, `scancel` and `scontrol` are used, and only what they print in all versions of the last
 //! ten years. What became of points is read from the sweep's directory, not from accounting, which not every cluster has.
 
-use super::job::{Job, quoted};
+use super::job::Job;
+use crate::shells::quoted;
 use anyhow::{Context, Result, bail};
 use lab::sweep::replace;
 use serde::{Deserialize, Serialize};
