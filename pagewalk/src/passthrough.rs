@@ -148,6 +148,7 @@ pub fn reproduce(args: &PassThroughArgs, html: Option<&Path>, output: Output) ->
     say(verdict(&rows, &judged))?;
     if let Some(file) = html {
         crate::html::passthrough(&rows, &all).write(file)?;
+        crate::said(file, output);
     }
     if output.json {
         let json = serde_json::json!({ "systems": LABELS, "rows": rows, "judged": judged });
