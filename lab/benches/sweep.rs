@@ -139,7 +139,7 @@ fn gather() {
     drop(found);
     let begun = Instant::now();
     let found = store.read(true).expect("results");
-    let counts = collect(&plan, &found, &directory.join("all.parquet")).expect("a table");
+    let counts = collect(&plan, &found, &directory.join("all.parquet"), &|_, _| ()).expect("a table");
     println!(
         "collect: {} rows in {:.1} s (at most 60 s), {read:.1} s of it to see what is there; {} MiB, the table {} MiB",
         counts.rows,

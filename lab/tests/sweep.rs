@@ -53,7 +53,7 @@ fn run(plan: &Plan, directory: &Path, workers: usize, seconds: f64) -> u64 {
 fn table(plan: &Plan, directory: &Path) -> Vec<u8> {
     let file = directory.join("results.parquet");
     let found = Store::new(directory).read(true).unwrap();
-    let counts = collect(plan, &found, &file).unwrap();
+    let counts = collect(plan, &found, &file, &|_, _| ()).unwrap();
     assert_eq!(counts, Collected { rows: plan.points.len() as u64, failed: 0, missing: 0 });
     std::fs::read(file).unwrap()
 }

@@ -25,6 +25,9 @@ pub const MEANS: [&str; 6] = [
 const IN_RECORD: [&str; 8] =
     ["system", "machine", "workload", "accesses", "warmup", "verify", "seed", "repetition"];
 
+/// Points between two calls that tell how far it is.
+const TOLD: usize = 1000;
+
 /// What was collected.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Collected {
@@ -64,9 +67,21 @@ struct Varied {
 /// Writes the results of a plan's points as Parquet, in the order of the plan: the columns of a record, and
 /// what `docs/sweeps.md` lists. The same results give the same bytes.
 ///
+/// All points are gone through twice; `progress` is told now and then what for, and how many were.
+///
 /// # Errors
 /// If the file cannot be written; one that had the name keeps it.
-pub fn collect(plan: &Plan, found: &Found, path: &Path) -> Result<Collected, TableError> {
+pub fn collect(
+    plan: &Plan,
+    found: &Found,
+    path: &Path,
+    progress: &dyn Fn(&'static str, usize),
+) -> Result<Collected, TableError> {
+    let told = |what, points: usize| {
+        if points.is_multiple_of(TOLD) {
+            progress(what, points);
+        }
+    };
     let counts = Collected::count(plan, found);
     let varied = varied(plan);
     let mut extra: Vec<(String, Kind, String)> = vec![
@@ -98,9 +113,10 @@ pub fn collect(plan: &Plan, found: &Found, path: &Path) -> Result<Collected, Tab
     let mut table = TableWriter::create(path, columns, keys)?;
 
     let record = |key: &Key| found.done.get(key).and_then(super::store::Kept::record);
-    let groups = groups(plan, &record);
+    let groups = groups(plan, &record, &|points| told("means", points));
     let mut names = FxHashMap::<String, Arc<str>>::default();
-    for point in &plan.points {
+    for (at, point) in plan.points.iter().enumerate() {
+        told("rows", at);
         let Some(record) = record(&point.key) else { continue };
         let group = &groups[&point.group()];
         let parameters: Vec<&Json> = plan.values(point).collect();
@@ -127,10 +143,15 @@ struct Group {
 /// The number of a group, and what its rows have in [`MEANS`].
 type Rows = (u64, Vec<[Option<f64>; MEANS.len()]>);
 
-fn groups(plan: &Plan, record: &impl Fn(&Key) -> Option<Record>) -> FxHashMap<[u32; 4], Group> {
+fn groups(
+    plan: &Plan,
+    record: &impl Fn(&Key) -> Option<Record>,
+    told: &dyn Fn(usize),
+) -> FxHashMap<[u32; 4], Group> {
     let mut members = FxHashMap::<[u32; 4], Rows>::default();
     let mut next = 0;
-    for point in &plan.points {
+    for (at, point) in plan.points.iter().enumerate() {
+        told(at);
         let (_, numbers) = members.entry(Point::group(point)).or_insert_with(|| {
             next += 1;
             (next - 1, Vec::new())

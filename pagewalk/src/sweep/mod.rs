@@ -8,7 +8,7 @@ mod show;
 mod slurm;
 
 use crate::cli::Output;
-use crate::progress::Points;
+use crate::progress::{Parts, Points};
 use crate::shells::quoted;
 use crate::{html, print, report};
 use anyhow::{Context, Result, bail};
@@ -182,6 +182,9 @@ fn gather(
     output: Output,
 ) -> Result<u8> {
     let place = Place::open(which)?;
+    let all = place.plan.points.len();
+    let bar = Parts::new(output.quiet, "", "points");
+    bar.show(0, all, "reading results");
     let found = read(&place, true)?;
     let missing = Collected::count(&place.plan, &found).missing;
     if let Some(key) = found.different.first() {
@@ -194,14 +197,18 @@ fn gather(
     if missing > 0 && !partial {
         bail!(
             "{missing} of {} points have no result yet: `pagewalk sweep run` goes on with them; --partial takes what there is",
-            report::thousands(place.plan.points.len() as u64)
+            report::thousands(all as u64)
         );
     }
     let default = place.directory.join("results.parquet");
     let file = file.unwrap_or(&default);
-    let counts = collect(&place.plan, &found, file)?;
+    let counts = collect(&place.plan, &found, file, &|what, done| bar.show(done, all, what))?;
     if let Some(file) = html {
+        bar.show(all, all, "page");
         shown_as_page(&place.plan, &found).write(file)?;
+    }
+    bar.end();
+    if let Some(file) = html {
         crate::said(file, output);
     }
     print(&show::collected(file, &counts, output.json)?)?;
