@@ -2,7 +2,7 @@
 //! on the paper's simulated machine: without sharing, with it, with each of its parts, and with an STLB made larger by
 //! as many bits as BabelFish adds.
 
-use super::sheet::{Row as Published, Unit};
+use super::sheet::{Row as Published, Unit, change};
 use super::{builtin, parse};
 use crate::containers::{RequestCounts, Shareable};
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
@@ -111,11 +111,6 @@ impl Row {
     pub fn change(&self, outcome: &Outcome) -> f64 {
         self.of(SYSTEMS[0]).map_or(0.0, |base| change(self.time(base), self.time(outcome)))
     }
-}
-
-/// The change from `a` to `b`, as a share of `a`.
-pub fn change(a: f64, b: f64) -> f64 {
-    if a == 0.0 { 0.0 } else { b / a - 1.0 }
 }
 
 /// Second-level TLB misses per thousand instructions: of data, and of instructions.

@@ -9,7 +9,7 @@
 
 pub mod fault;
 
-use super::sheet::{Row, Unit};
+use super::sheet::{Row, Unit, change};
 use super::{builtin, parse};
 use crate::experiment::{self, Experiment, ExperimentError, Progress};
 use crate::outcome::{LineCounts, ratio};
@@ -227,7 +227,6 @@ const PAGERANK: [Part; 5] = [
 /// The paper's numbers beside ours, as far as what was run can tell.
 pub fn published(pairs: &[Pair]) -> Vec<Row> {
     let find = |name: &str, company| pairs.iter().find(|p| p.benchmark == name && p.company == company);
-    let change = |a: f64, b: f64| if a == 0.0 { 0.0 } else { b / a - 1.0 };
     let mut rows = Vec::new();
     if let (Some(alone), Some(heavy)) = (find("pagerank", Company::Alone), find("pagerank", Company::Heavy)) {
         for (at, group) in

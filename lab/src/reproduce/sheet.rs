@@ -26,6 +26,11 @@ pub enum Unit {
     Megabytes,
 }
 
+/// The change from `a` to `b`, as a share of `a`.
+pub fn change(a: f64, b: f64) -> f64 {
+    if a == 0.0 { 0.0 } else { b / a - 1.0 }
+}
+
 /// How near ours is to what was published.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]

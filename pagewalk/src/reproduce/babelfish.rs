@@ -6,7 +6,8 @@ use crate::report::{thousands, under};
 use anyhow::Result;
 use lab::Outcome;
 use lab::containers::RequestCounts;
-use lab::reproduce::babelfish::{self, Choice, Report, Row, SYSTEMS, change, mpki, shared_hits};
+use lab::reproduce::babelfish::{self, Choice, Report, Row, SYSTEMS, mpki, shared_hits};
+use lab::reproduce::sheet::change;
 use std::fmt::Write;
 use std::path::Path;
 
