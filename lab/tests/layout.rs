@@ -3,7 +3,7 @@
 use lab::experiment::{self, Experiment};
 use lab::layout::RealLayout;
 use lab::system::System;
-use lab::world::{Plan, World};
+use lab::world::{Plan, World, WorldError};
 use machine::explain::Explained;
 use machine::input::{
     Access, Block, Event, Kind, More, Populate, ProcessSetup, Region, Setup, Source, SourceError, ThreadSetup,
@@ -60,11 +60,14 @@ fn setup(regions: Vec<Region>) -> Setup {
     }
 }
 
-fn world(system: &str, snapshot: &Snapshot, mut setup: Setup) -> World {
-    let experiment = experiment(system, snapshot);
+fn built(experiment: &Experiment, mut setup: Setup) -> Result<World, WorldError> {
     let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
-    let plan = experiment::plan(&experiment, experiment.systems[0], &setup).unwrap();
-    World::new(Plan { placing, ..plan }, &setup).unwrap()
+    let plan = experiment::plan(experiment, experiment.systems[0], &setup).unwrap();
+    World::new(Plan { placing, ..plan }, &setup)
+}
+
+fn world(system: &str, snapshot: &Snapshot, setup: Setup) -> World {
+    built(&experiment(system, snapshot), setup).unwrap()
 }
 
 fn walk(world: &mut World, page: u64) -> Explained {
@@ -211,9 +214,6 @@ fn a_machine_without_room_says_so() {
     let mut profile = Profile::builtin("haswell-ex").unwrap();
     profile.topology.gib_per_socket = 1;
     let experiment = Experiment { profile, ..experiment("native", &snapshot) };
-    let mut setup = setup(vec![]);
-    let placing = experiment.layout.as_ref().map(|layout| layout.give(&mut setup));
-    let plan = experiment::plan(&experiment, experiment.systems[0], &setup).unwrap();
-    let error = World::new(Plan { placing, ..plan }, &setup).unwrap_err().to_string();
+    let error = built(&experiment, setup(vec![])).unwrap_err().to_string();
     assert!(error.contains("2000 blocks of 2 MiB") && error.contains("larger machine"), "{error}");
 }
