@@ -84,7 +84,7 @@ fn built(workload: &str) -> Result<Box<dyn Source + Send>, ExperimentError> {
 }
 
 /// A world of `system` on `profile` with what `setup` fills, in which nothing has run.
-fn filled(profile: &Profile, system: &str, setup: &Setup) -> Result<World, ExperimentError> {
+fn fresh_world(profile: &Profile, system: &str, setup: &Setup) -> Result<World, ExperimentError> {
     let system = parse(system)?;
     experiment::world(&Experiment::new(profile.clone(), [system]), system, setup)
 }

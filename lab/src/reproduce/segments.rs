@@ -2,7 +2,7 @@
 //! questions, asked of the model.
 
 use super::sheet::{Row, Unit};
-use super::{built, builtin, filled, modelled, parse};
+use super::{built, builtin, fresh_world, modelled, parse};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::{Outcome, ratio};
 use crate::segments::SegmentOutcome;
@@ -401,7 +401,7 @@ pub fn ballooning(footprint: &str) -> Result<Vec<Ballooning>, ExperimentError> {
             0.0 => "dual-direct".to_string(),
             level => format!("dual-direct+frag={level}"),
         };
-        let world = filled(&profile, &name, &built(&workload)?.setup()?)?;
+        let world = fresh_world(&profile, &name, &built(&workload)?.setup()?)?;
         rows.push(row(fragmentation, &world.segments().unwrap_or_default(), &profile));
     }
     Ok(rows)

@@ -1,7 +1,7 @@
 //! What copies of page tables cost: memory, and operations on areas; and where entries are without copies.
 
 use super::super::sheet::{Row, Unit};
-use super::super::{built, builtin, filled};
+use super::super::{built, builtin, fresh_world};
 use crate::experiment::ExperimentError;
 use crate::figures::Load;
 use machine::input::{Block, Event, Permissions, Populate, ProcessSetup, Region, Setup, ThreadSetup};
@@ -30,7 +30,7 @@ fn operations(
 ) -> Result<[f64; 3], ExperimentError> {
     // A neighbour keeps the upper tables, as in a process with other areas.
     let neighbour = Region::anonymous("neighbour", START + bytes, 1 << 21, Populate::By(0));
-    let mut world = filled(profile, system, &one_process(vec![neighbour]))?;
+    let mut world = fresh_world(profile, system, &one_process(vec![neighbour]))?;
     let mut region = Region::anonymous("area", START, bytes, Populate::By(0));
     if shared {
         region.backing = machine::input::Backing::SharedAnonymous;
@@ -98,7 +98,7 @@ pub fn costs_in_a_vm() -> Result<Vec<Row>, ExperimentError> {
 /// Bytes of tables of a system over `bytes` of data.
 fn tables(profile: &Profile, system: &str, bytes: u64) -> Result<f64, ExperimentError> {
     let region = Region::anonymous("data", START, bytes, Populate::By(0));
-    Ok(filled(profile, system, &one_process(vec![region]))?.table_bytes().total() as f64)
+    Ok(fresh_world(profile, system, &one_process(vec![region]))?.table_bytes().total() as f64)
 }
 
 /// Mitosis, table 4: bytes with so many copies over bytes with one; and the talk's table pages.
@@ -176,7 +176,7 @@ pub fn remote(loads: &[Load], divide: u64) -> Result<Vec<Row>, ExperimentError> 
     specs.push(("pagerank", pagerank, PAGERANK, "F:talk"));
     let mut rows = Vec::new();
     for (name, spec, paper, trust) in specs {
-        let mut world = filled(&profile, "native+spread", &built(&spec)?.setup()?)?;
+        let mut world = fresh_world(&profile, "native+spread", &built(&spec)?.setup()?)?;
         let dumps = world.dump_tables(0);
         let seen = dumps.first().map(|dump| dump.walkers.clone()).unwrap_or_default();
         rows.extend(seen.iter().zip(paper).enumerate().map(|(socket, (seen, paper))| {

@@ -1,7 +1,7 @@
 //! References and checks of a walk that finds every cache of the walker empty.
 
 use super::super::sheet::{Row, Unit};
-use super::super::{built, filled, segments};
+use super::super::{built, fresh_world, segments};
 use crate::experiment::ExperimentError;
 use machine::explain::What;
 use paging::Va;
@@ -12,7 +12,7 @@ fn of_a_cold_walk(system: &str) -> Result<[f64; 2], ExperimentError> {
     profile.walk_cache.clear();
     profile.nested_tlb = None;
     let setup = built("gups:footprint=64MiB")?.setup()?;
-    let mut world = filled(&profile, system, &setup)?;
+    let mut world = fresh_world(&profile, system, &setup)?;
     let page = Va::new(setup.processes[0].regions[0].start.raw() + (1234 << 12));
     let walk = world.explain(0, page, true).map_err(ExperimentError::under(system))?;
     let count = |of: &dyn Fn(&What) -> bool| walk.steps.iter().filter(|step| of(&step.what)).count() as f64;
