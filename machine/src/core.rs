@@ -7,7 +7,7 @@
 
 use crate::cache::Cache;
 use crate::explain::Recorder;
-use crate::input::{Access, BLOCK, Kind};
+use crate::input::{Access, Kind};
 use crate::metrics::{Counters, Served};
 use crate::port::{MemoryPath, WalkPort};
 use crate::timing::{TICKS, Ticks, Timing};
@@ -73,6 +73,11 @@ struct LastPage {
 }
 
 const NO_PAGE: LastPage = LastPage { page: u64::MAX, base: 0, store: false };
+
+/// Accesses whose loads are overlapped. All that 64 nested walks need is a tenth of the real
+/// machine's second-level cache: 128 took 3 % longer, 256 took 10 %, and 32 took 4 %
+/// (random updates).
+const STAGED: usize = 64;
 
 /// A core with its private structures.
 #[derive(Clone, Debug)]
@@ -172,13 +177,23 @@ impl<T: TlbTag> Core<T> {
         accesses: &[Access],
         observer: &mut O,
     ) -> Result<(), Stop> {
-        if self.walk_heavy && accesses.len() > 16 {
-            self.stage(uncore, translation, accesses);
-        }
+        let staged = self.walk_heavy && accesses.len() > 16;
         let walks_before = self.counters.walks;
         // In registers meanwhile.
         let mut under_way = self.under_way;
-        let result = self.run_loop(uncore, translation, accesses, observer, &mut under_way);
+        let mut result = Ok(());
+        let mut done = 0;
+        for part in accesses.chunks(if staged { STAGED } else { accesses.len().max(1) }) {
+            if staged {
+                self.stage(uncore, translation, part);
+            }
+            result = self.run_loop(uncore, translation, part, observer, &mut under_way);
+            if let Err(stop) = &mut result {
+                stop.at += done;
+                break;
+            }
+            done += part.len();
+        }
         self.under_way = under_way;
         if accesses.len() > 16 {
             self.walk_heavy = (self.counters.walks - walks_before) * 8 > accesses.len() as u64;
@@ -186,30 +201,27 @@ impl<T: TlbTag> Core<T> {
         result
     }
 
-    /// Overlaps the real machine's loads of what the accesses will need, one
+    /// Overlaps the real machine's loads of what up to [`STAGED`] accesses will need, one
     /// dependent load after the other for all of them.
     #[inline(never)]
     fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
-        let mut found: [Option<X::Located>; BLOCK] = [None; BLOCK];
-        for chunk in accesses.chunks(BLOCK) {
-            // The tags of the L2 fit the real machine's; those of the last level do not.
-            let ask = |core: &Self, at: paging::Hpa| uncore.prefetch(core.socket, at.raw() >> 6);
-            for (place, access) in found.iter_mut().zip(chunk) {
+        let mut found: [Option<X::Located>; STAGED] = [None; STAGED];
+        // The tags of the L2 fit the real machine's; those of the last level do not.
+        let ask = |core: &Self, at: paging::Hpa| uncore.prefetch(core.socket, at.raw() >> 6);
+        for (place, access) in found.iter_mut().zip(accesses) {
+            let va = T::group_va(&self.context, access.va);
+            *place = translation.locate(va, &mut |at| ask(self, at));
+        }
+        for _ in 1..X::STAGES {
+            for (place, access) in found.iter_mut().zip(accesses) {
                 let va = T::group_va(&self.context, access.va);
-                *place = translation.locate(va, &mut |at| ask(self, at));
+                *place = place.and_then(|located| translation.relocate(va, located, &mut |at| ask(self, at)));
             }
-            for _ in 1..X::STAGES {
-                for (place, access) in found.iter_mut().zip(chunk) {
-                    let va = T::group_va(&self.context, access.va);
-                    *place =
-                        place.and_then(|located| translation.relocate(va, located, &mut |at| ask(self, at)));
-                }
-            }
-            for (place, access) in found.iter().zip(chunk) {
-                let va = T::group_va(&self.context, access.va);
-                if let Some(at) = place.and_then(|located| translation.arrive(va, located)) {
-                    ask(self, at);
-                }
+        }
+        for (place, access) in found.iter().zip(accesses) {
+            let va = T::group_va(&self.context, access.va);
+            if let Some(at) = place.and_then(|located| translation.arrive(va, located)) {
+                ask(self, at);
             }
         }
     }

@@ -119,6 +119,7 @@ struct Identity;
 
 impl HostStage for Identity {
     type Located = ();
+    const STAGES: u8 = 1;
     fn translate<P: Port>(&self, port: &mut P, gpa: Gpa, row: u8, _: Intent) -> Result<HostLeaf, Fault> {
         port.reference(Cell { guest: row, host: 1 }, Hpa::new(gpa.raw()));
         let frame = Hfn::new(gpa.frame().number());
@@ -129,6 +130,9 @@ impl HostStage for Identity {
     }
     fn near(&self, _gpa: Gpa, _near: &mut impl FnMut(Hpa)) {}
     fn locate(&self, _gpa: Gpa, _near: &mut impl FnMut(Hpa)) -> Option<()> {
+        Some(())
+    }
+    fn relocate(&self, _gpa: Gpa, (): (), _near: &mut impl FnMut(Hpa)) -> Option<()> {
         Some(())
     }
     fn arrive(&self, gpa: Gpa, (): ()) -> Option<Hpa> {

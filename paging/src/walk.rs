@@ -278,21 +278,22 @@ pub trait Translation {
         Direct::Off
     }
 
-    /// What [`Translation::locate`] found: where the last leaf entry is.
+    /// How far a look-ahead has come: the entry that it will read next.
     type Located: Copy;
 
-    /// How many dependent leaf entries a walk loads: 1 native, 2 nested.
+    /// How many dependent entries a look-ahead waits for: 2 native, those of levels 2 and 1. It is made for many
+    /// addresses at once, one entry after the other for all of them, so that the real CPU waits for none of them.
     const STAGES: u8;
 
-    /// Goes down to the first leaf entry for `va` and brings it near the real
+    /// Goes down to the first entry for `va` that is worth waiting for and brings it near the real
     /// CPU. `near` is told where the walker will load from on its way, as far as
     /// its walk caches are not likely to know it.
     fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
 
-    /// Goes on from a leaf entry that has arrived to the next one.
+    /// Goes on from an entry that has arrived to the next one; stays at the last.
     fn relocate(&self, va: Va, located: Self::Located, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
 
-    /// Reads the last leaf entry: where `va` lies.
+    /// Reads the last entry: where `va` lies.
     fn arrive(&self, va: Va, located: Self::Located) -> Option<Hpa>;
 }
 
@@ -486,9 +487,9 @@ fn descend<M: Walked>(
     }
 }
 
-/// Goes down a table silently to the level-1 entry (or to the huge leaf on the
-/// way) and prefetches it, without reading a level-1 entry. `near` is told the
-/// places of the entries of level 2 and 1.
+/// Goes down a table silently to the entry of level 2 (or to a huge leaf above it) and
+/// prefetches it without reading it: the tables of level 2 of a large program are larger
+/// than the real CPU's caches, those above are not. `near` is told its place.
 #[inline(always)]
 fn locate<'a, M: Walked>(
     mem: &'a M,
@@ -496,7 +497,7 @@ fn locate<'a, M: Walked>(
     levels: u8,
     addr: u64,
     near: &mut impl FnMut(Slot<M::Space>),
-) -> Option<(LeafCell<'a>, Slot<M::Space>)> {
+) -> Option<LeafCell<'a>> {
     let (mut table, mut level, mut link) = (root, levels, mem.root_link());
     loop {
         let (slot, at) = mem.entry_of(table, level, link, addr);
@@ -504,10 +505,8 @@ fn locate<'a, M: Walked>(
         let cell = mem.word(slot)?;
         if level <= 2 {
             near(slot);
-        }
-        if level == 1 {
             crate::prefetch::prefetch(cell);
-            return Some((LeafCell { cell, level }, slot));
+            return Some(LeafCell { cell, level });
         }
         let entry = Entry(cell.load(Ordering::Relaxed));
         match judge::<M::Space>(entry, level, u64::MAX) {
@@ -516,15 +515,41 @@ fn locate<'a, M: Walked>(
                 level -= 1;
                 link = link_of(entry);
             }
-            Ok(Step::Leaf(_)) => return Some((LeafCell { cell, level }, slot)),
+            Ok(Step::Leaf(_)) => return Some(LeafCell { cell, level }),
             Err(_) => return None,
         }
     }
 }
 
+/// Goes on from `located`, which has arrived: to the entry of the table that it points to, which is
+/// prefetched and told to `near`; a leaf stays where it is.
+#[inline(always)]
+fn relocate<'a, M: Walked>(
+    mem: &'a M,
+    located: LeafCell<'a>,
+    addr: u64,
+    near: &mut impl FnMut(Slot<M::Space>),
+) -> Option<LeafCell<'a>> {
+    if located.level == 1 {
+        return Some(located);
+    }
+    let entry = Entry(located.cell.load(Ordering::Relaxed));
+    match judge::<M::Space>(entry, located.level, u64::MAX) {
+        Ok(Step::Table(next)) => {
+            let (slot, level) = mem.entry_of(next, located.level - 1, link_of(entry), addr);
+            let cell = mem.word(slot)?;
+            near(slot);
+            crate::prefetch::prefetch(cell);
+            Some(LeafCell { cell, level })
+        }
+        Ok(Step::Leaf(_)) => Some(located),
+        Err(_) => None,
+    }
+}
+
 impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
     type Located = LeafCell<'a>;
-    const STAGES: u8 = 1;
+    const STAGES: u8 = 2;
 
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
@@ -572,13 +597,12 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
 
     #[inline(always)]
     fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
-        let (leaf, _) = locate(self.mem, self.root, self.levels, va.raw(), &mut |slot| near(slot.addr()))?;
-        Some(leaf)
+        locate(self.mem, self.root, self.levels, va.raw(), &mut |slot| near(slot.addr()))
     }
 
     #[inline(always)]
-    fn relocate(&self, _va: Va, _located: LeafCell<'a>, _near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
-        None
+    fn relocate(&self, va: Va, located: LeafCell<'a>, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
+        relocate(self.mem, located, va.raw(), &mut |slot| near(slot.addr()))
     }
 
     #[inline(always)]
@@ -618,23 +642,30 @@ pub trait HostStage {
     /// Where `gpa` lies now, with no step taken.
     fn peek(&self, gpa: Gpa) -> Option<Hpa>;
 
-    /// What [`HostStage::locate`] found.
+    /// As [`Translation::Located`].
     type Located: Copy;
+
+    /// As [`Translation::STAGES`].
+    const STAGES: u8;
 
     /// Tells `near` where a translation of `gpa` loads its leaf entry from, and where
     /// it leads.
     fn near(&self, gpa: Gpa, near: &mut impl FnMut(Hpa));
 
-    /// Goes down to the leaf entry for `gpa` and brings it near the real CPU; `near` is told
-    /// where the walker will load from on its way.
+    /// As [`Translation::locate`].
     fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
 
-    /// Reads the leaf entry: where `gpa` lies.
+    /// As [`Translation::relocate`].
+    fn relocate(&self, gpa: Gpa, located: Self::Located, near: &mut impl FnMut(Hpa))
+    -> Option<Self::Located>;
+
+    /// Reads the last entry: where `gpa` lies.
     fn arrive(&self, gpa: Gpa, located: Self::Located) -> Option<Hpa>;
 }
 
 impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
     type Located = LeafCell<'a>;
+    const STAGES: u8 = 2;
 
     /// Nested TLB, then page-walk cache, then references.
     #[inline(always)]
@@ -702,8 +733,12 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
 
     #[inline(always)]
     fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
-        let (leaf, _) = locate(self.mem, self.root, self.levels, gpa.raw(), &mut |slot| near(slot.addr()))?;
-        Some(leaf)
+        locate(self.mem, self.root, self.levels, gpa.raw(), &mut |slot| near(slot.addr()))
+    }
+
+    #[inline(always)]
+    fn relocate(&self, gpa: Gpa, located: LeafCell<'a>, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
+        relocate(self.mem, located, gpa.raw(), &mut |slot| near(slot.addr()))
     }
 
     #[inline(always)]
@@ -735,13 +770,24 @@ impl<G, D: Clone> Clone for Nested<'_, G, D> {
 }
 impl<G, D: Copy> Copy for Nested<'_, G, D> {}
 
-/// Where a nested walk's leaf is: the guest's first, then the host's for the data page.
+/// How far a look-ahead in two dimensions has come.
 #[derive(Clone, Copy, Debug)]
-pub enum NestedLeaf<'a, L> {
-    /// The guest's.
+pub enum NestedPlace<'a, L> {
+    /// At the guest's entry of level 2, or a leaf above it.
     Guest(LeafCell<'a>),
-    /// The host's, and the data page's address.
-    Host(L, Gpa),
+    /// At the guest's entry of level 1, and in the host's table on the way to it.
+    Leaf {
+        /// The entry.
+        leaf: LeafCell<'a>,
+        /// Where it is.
+        at: Gpa,
+        /// The host's entry for that.
+        host: L,
+        /// Host entries to come after it.
+        left: u8,
+    },
+    /// In the host's table on the way to the data page at this address.
+    Data(L, Gpa),
 }
 
 impl<'a, G, D> Translation for Nested<'a, G, D>
@@ -749,8 +795,9 @@ where
     G: Walked<Space = GuestPhys>,
     D: HostStage,
 {
-    type Located = NestedLeaf<'a, D::Located>;
-    const STAGES: u8 = 2;
+    type Located = NestedPlace<'a, D::Located>;
+    /// The guest's of level 2, the host's for the one of level 1, and the host's for the data.
+    const STAGES: u8 = 1 + 2 * D::STAGES;
 
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
@@ -845,25 +892,44 @@ where
 
     #[inline(always)]
     fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
-        // The guest's entries, and the host's that lead to them.
-        let (leaf, _) = locate(self.guest, self.root, self.levels, va.raw(), &mut |slot| {
-            self.host.near(slot.addr(), near);
-        })?;
-        Some(NestedLeaf::Guest(leaf))
+        // The guest's tables of level 2 are few, so the host's entries that lead to them are near.
+        let at_guest = &mut |slot: Slot<GuestPhys>| self.host.near(slot.addr(), near);
+        locate(self.guest, self.root, self.levels, va.raw(), at_guest).map(NestedPlace::Guest)
     }
 
     #[inline(always)]
     fn relocate(&self, va: Va, located: Self::Located, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
-        let NestedLeaf::Guest(leaf) = located else { return None };
+        let leaf = match located {
+            NestedPlace::Guest(upper) => {
+                let mut at = None;
+                let leaf = relocate(self.guest, upper, va.raw(), &mut |slot| at = Some(slot.addr()))?;
+                if let Some(at) = at {
+                    let host = self.host.locate(at, near)?;
+                    return Some(NestedPlace::Leaf { leaf, at, host, left: D::STAGES - 1 });
+                }
+                leaf
+            }
+            NestedPlace::Leaf { leaf, at, host, left } if left > 0 => {
+                let host = self.host.relocate(at, host, near)?;
+                return Some(NestedPlace::Leaf { leaf, at, host, left: left - 1 });
+            }
+            NestedPlace::Leaf { leaf, at, host, .. } => {
+                near(self.host.arrive(at, host)?);
+                leaf
+            }
+            NestedPlace::Data(host, gpa) => {
+                return Some(NestedPlace::Data(self.host.relocate(gpa, host, near)?, gpa));
+            }
+        };
         let gpa: Gpa = leaf.resolve(va.raw())?;
-        Some(NestedLeaf::Host(self.host.locate(gpa, near)?, gpa))
+        Some(NestedPlace::Data(self.host.locate(gpa, near)?, gpa))
     }
 
     #[inline(always)]
     fn arrive(&self, _va: Va, located: Self::Located) -> Option<Hpa> {
         match located {
-            NestedLeaf::Host(leaf, gpa) => self.host.arrive(gpa, leaf),
-            NestedLeaf::Guest(_) => None,
+            NestedPlace::Data(host, gpa) => self.host.arrive(gpa, host),
+            NestedPlace::Guest(_) | NestedPlace::Leaf { .. } => None,
         }
     }
 }

@@ -106,6 +106,7 @@ pub struct VmmStage<'a, D> {
 
 impl<D: HostStage> HostStage for VmmStage<'_, D> {
     type Located = Place<D::Located>;
+    const STAGES: u8 = D::STAGES;
 
     #[inline(always)]
     fn translate<P: Port>(&self, port: &mut P, gpa: Gpa, row: u8, intent: Intent) -> Result<HostLeaf, Fault> {
@@ -140,6 +141,19 @@ impl<D: HostStage> HostStage for VmmStage<'_, D> {
         match self.segment.translate(gpa) {
             Some(_) => Some(Place::Direct),
             None => self.host.locate(gpa, near).map(Place::Table),
+        }
+    }
+
+    #[inline(always)]
+    fn relocate(
+        &self,
+        gpa: Gpa,
+        located: Self::Located,
+        near: &mut impl FnMut(Hpa),
+    ) -> Option<Self::Located> {
+        match located {
+            Place::Direct => Some(Place::Direct),
+            Place::Table(located) => self.host.relocate(gpa, located, near).map(Place::Table),
         }
     }
 
@@ -185,7 +199,7 @@ where
     D: HostStage,
 {
     type Located = VmPlace<<Nested<'a, G, VmmStage<'a, D>> as Translation>::Located, Place<D::Located>>;
-    const STAGES: u8 = 2;
+    const STAGES: u8 = Nested::<'a, G, VmmStage<'a, D>>::STAGES;
     const DIRECT: bool = true;
 
     #[inline(always)]
@@ -239,8 +253,7 @@ where
     fn relocate(&self, va: Va, located: Self::Located, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
         match located {
             VmPlace::Walk(walk) => self.walk.relocate(va, walk, near).map(VmPlace::Walk),
-            // The last leaf entry is on its way already.
-            host @ VmPlace::Host(..) => Some(host),
+            VmPlace::Host(host, gpa) => Some(VmPlace::Host(self.walk.host.relocate(gpa, host, near)?, gpa)),
         }
     }
 
