@@ -5,6 +5,7 @@
 //! a dirty line costs no more than a clean one.
 
 use crate::set::{Geometry, Replacement, SetIndex, Tags};
+use paging::frames::MAX_FRAMES;
 
 /// log2 of the bytes of a line.
 pub const LINE_SHIFT: u32 = 6;
@@ -29,7 +30,10 @@ impl Cache {
     /// with a reason.
     pub fn new(geometry: Geometry, replacement: Replacement) -> Cache {
         assert!(geometry.sets >= Self::MIN_SETS, "a cache of {} sets", geometry.sets);
-        let (index, tags) = (SetIndex::new(geometry.sets), Tags::new(geometry, replacement));
+        let lines = MAX_FRAMES << (12 - LINE_SHIFT);
+        let largest = (lines - 1) / geometry.sets as u64 + 1;
+        let tags = Tags::new(geometry, replacement, largest as u32);
+        let index = SetIndex::new(geometry.sets);
         Cache { geometry, index, tags }
     }
 

@@ -72,7 +72,8 @@ fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
         for (replacement, policy) in policies(ways) {
             let index = SetIndex::new(sets);
             let mut assoc = Assoc::<u64, u32>::new(Geometry { sets, ways }, replacement);
-            let mut tags = Tags::new(Geometry { sets, ways }, replacement);
+            // Tags of 24 bits may be kept in less room than those of 32.
+            let mut tags = LARGEST.map(|largest| Tags::new(Geometry { sets, ways }, replacement, largest));
             let mut reference = Reference::new(sets, ways, policy);
             for (time, number) in stream(sets as u64 * 31 + ways as u64, sets * ways, 20_000).enumerate() {
                 let (set, rest) = index.split(number);
@@ -85,11 +86,16 @@ fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
                 };
                 let expected = reference.access(number);
                 assert_eq!((hit, left), expected, "{sets}x{ways} {replacement:?}, access {time} of {number}");
-                assert_eq!(tags.touch(set, rest as u32 + 1), hit, "{sets}x{ways} {replacement:?} tags");
+                for tags in &mut tags {
+                    assert_eq!(tags.touch(set, rest as u32 + 1), hit, "{sets}x{ways} {replacement:?} tags");
+                }
             }
         }
     }
 }
+
+/// The largest tag: of 24 bits, of 32.
+const LARGEST: [u32; 2] = [(1 << 24) - 1, u32::MAX];
 
 const POLICIES: [(Replacement, Policy); 3] = [
     (Replacement::Lru, Policy::Lru),
@@ -104,16 +110,19 @@ proptest! {
         sets in 1usize..4,
         ways in 1usize..36,
         policy in 0usize..3,
+        largest in prop::sample::select(LARGEST.as_slice()),
+        // The first tag that is used: all bits of tags count.
+        base in prop::sample::select(vec![1u32, 250, 0xff80, 0xff_ff00]),
         steps in prop::collection::vec((0u8..16, 0u64..120), 1..400),
     ) {
         let (replacement, policy) = POLICIES[policy];
         prop_assume!(replacement != Replacement::TreePlru || ways.is_power_of_two());
         let index = SetIndex::new(sets);
-        let mut tags = Tags::new(Geometry { sets, ways }, replacement);
+        let mut tags = Tags::new(Geometry { sets, ways }, replacement, largest);
         let mut reference = Reference::new(sets, ways, policy);
         for (what, number) in steps {
             let (set, rest) = index.split(number);
-            let tag = rest as u32 + 1;
+            let tag = rest as u32 + base;
             match what {
                 0..=3 => prop_assert_eq!(tags.remove(set, tag), reference.remove(|held| held == number) > 0),
                 4 => prop_assert_eq!(tags.contains(set, tag), reference.contains(number)),

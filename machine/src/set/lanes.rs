@@ -154,7 +154,7 @@ fn load_before<const VECTORS: usize>(row: &[Four; VECTORS], number: usize) -> st
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn load<T: Copy, const N: usize>(lanes: &[T; N]) -> std::arch::x86_64::__m128i {
+pub(super) fn load<T: Copy, const N: usize>(lanes: &[T; N]) -> std::arch::x86_64::__m128i {
     const { assert!(size_of::<[T; N]>() == 16) };
     // SAFETY: reads 16 bytes, of plain numbers, from a reference to 16 bytes, at any alignment.
     unsafe { std::arch::x86_64::_mm_loadu_si128(lanes.as_ptr().cast()) }

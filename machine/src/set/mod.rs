@@ -12,11 +12,13 @@
 //! * [`Tags`], keys alone, for data caches, whose arrays are larger than the
 //!   host's own caches: under LRU the ways are kept in the order of their last
 //!   use, so that no other memory is touched, and a hit and a miss
-//!   are the same shift of the tags in front.
+//!   are the same shift of the tags in front. Tags of 24 bits are kept so that
+//!   20 of them are one line of the host.
 
 mod assoc;
 mod index;
 mod lanes;
+mod packed;
 mod policy;
 mod tags;
 

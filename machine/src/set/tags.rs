@@ -1,6 +1,7 @@
 //! Keys alone: the tags of data caches.
 
 use super::lanes::{self, Four, LANES, MAX_VECTORS};
+use super::packed::{self, Row};
 use super::{Assoc, Geometry, Replacement};
 
 /// Sets of tags of 32 bits.
@@ -14,6 +15,8 @@ pub struct Tags {
 enum Layout {
     /// LRU, in the order of use.
     Ordered(Ordered),
+    /// The same, where it makes a set one line of the host.
+    Packed(Box<[Row]>),
     /// Any other policy, or more ways than are worth shifting.
     InPlace(Box<Assoc<u32, ()>>),
 }
@@ -90,15 +93,18 @@ impl Ordered {
 }
 
 impl Tags {
-    /// Empty sets.
+    /// Empty sets, for tags up to `largest`.
     ///
     /// # Panics
     /// As [`Assoc::new`].
-    pub fn new(geometry: Geometry, replacement: Replacement) -> Tags {
+    pub fn new(geometry: Geometry, replacement: Replacement, largest: u32) -> Tags {
         let Geometry { sets, ways } = geometry;
         assert!(sets > 0 && ways > 0, "a structure of {sets} sets of {ways} ways");
         let vectors = ways.div_ceil(LANES);
-        let layout = if replacement == Replacement::Lru && vectors <= MAX_VECTORS {
+        let two_lines = vectors > LINE && ways <= packed::WAYS;
+        let layout = if replacement == Replacement::Lru && two_lines && largest < packed::TAGS {
+            Layout::Packed(vec![Row::default(); sets].into())
+        } else if replacement == Replacement::Lru && vectors <= MAX_VECTORS {
             Layout::Ordered(Ordered::new(sets, vectors))
         } else {
             Layout::InPlace(Box::new(Assoc::new(geometry, replacement)))
@@ -112,6 +118,7 @@ impl Tags {
         debug_assert!(tag != 0, "tag 0 is the empty way");
         match &mut self.layout {
             Layout::Ordered(ordered) => ordered.touch(set, self.ways, tag),
+            Layout::Packed(rows) => rows[set].touch(self.ways, tag),
             Layout::InPlace(assoc) => touch_in_place(assoc, set, tag),
         }
     }
@@ -120,6 +127,7 @@ impl Tags {
     pub fn contains(&self, set: usize, tag: u32) -> bool {
         match &self.layout {
             Layout::Ordered(ordered) => tag != 0 && ordered.contains(set, self.ways, tag),
+            Layout::Packed(rows) => tag != 0 && (0..self.ways).any(|way| rows[set].get(way) == tag),
             Layout::InPlace(assoc) => assoc.contains(set, tag),
         }
     }
@@ -128,6 +136,7 @@ impl Tags {
     pub fn remove(&mut self, set: usize, tag: u32) -> bool {
         match &mut self.layout {
             Layout::Ordered(ordered) => ordered.remove(set, self.ways, tag),
+            Layout::Packed(rows) => remove_packed(&mut rows[set], self.ways, tag),
             Layout::InPlace(assoc) => assoc.remove(set, tag, |()| true) > 0,
         }
     }
@@ -136,6 +145,7 @@ impl Tags {
     pub fn clear(&mut self) {
         match &mut self.layout {
             Layout::Ordered(ordered) => ordered.lanes.fill(Four::default()),
+            Layout::Packed(rows) => rows.fill(Row::default()),
             Layout::InPlace(assoc) => assoc.clear(),
         }
     }
@@ -145,9 +155,17 @@ impl Tags {
     pub fn prefetch(&self, set: usize) {
         match &self.layout {
             Layout::Ordered(ordered) => ordered.prefetch(set),
+            Layout::Packed(rows) => paging::prefetch::prefetch(&rows[set]),
             Layout::InPlace(assoc) => assoc.prefetch(set),
         }
     }
+}
+
+fn remove_packed(row: &mut Row, ways: usize, tag: u32) -> bool {
+    let Some(at) = (0..ways).find(|way| row.get(*way) == tag) else { return false };
+    (at + 1..ways).for_each(|way| row.set(way - 1, row.get(way)));
+    row.set(ways - 1, 0);
+    true
 }
 
 #[inline(never)]
