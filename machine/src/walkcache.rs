@@ -186,6 +186,8 @@ struct NestedTlb {
     ways: Assoc<u64, HostPage>,
     /// Page sizes that an entry may have, as bits.
     in_use: u8,
+    /// The page that the last look-up did not find: it can be inserted without a search.
+    missed: Option<u64>,
 }
 
 #[inline(always)]
@@ -210,6 +212,7 @@ impl WalkCaches {
             index: SetIndex::new(array.geometry.sets),
             ways: Assoc::new(array.geometry, array.replacement),
             in_use: 0,
+            missed: None,
         });
         WalkCaches { guest: Dimension::new(guest), host: Dimension::new(host), nested, space: 0, vm: 0 }
     }
@@ -224,6 +227,9 @@ impl WalkCaches {
     #[inline(always)]
     pub fn set_vm(&mut self, vm: u16) {
         self.vm = vm;
+        if let Some(nested) = &mut self.nested {
+            nested.missed = None;
+        }
     }
 
     /// The deepest table known on the way to `addr`.
@@ -249,6 +255,7 @@ impl WalkCaches {
     #[inline(always)]
     pub fn host(&mut self, gpa: Gpa) -> Option<HostLeaf> {
         let nested = self.nested.as_mut()?;
+        nested.missed = None;
         for size in PageSize::ALL {
             if nested.in_use >> size as u8 & 1 == 0 {
                 continue;
@@ -259,6 +266,7 @@ impl WalkCaches {
                 return Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty });
             }
         }
+        nested.missed = Some(gpa.page());
         None
     }
 
@@ -269,7 +277,12 @@ impl WalkCaches {
         let first = leaf.frame.number().wrapping_sub(gpa.page() & (leaf.size.frames() - 1));
         let key = host_key(gpa, leaf.size, self.vm);
         let page = HostPage { first, rights: leaf.rights, dirty: leaf.dirty };
-        nested.ways.put(nested.index.set(key >> 18), key, page, |_| true);
+        let set = nested.index.set(key >> 18);
+        if nested.missed.take() == Some(gpa.page()) {
+            nested.ways.insert(set, key, page);
+        } else {
+            nested.ways.put(set, key, page, |_| true);
+        }
         nested.in_use |= 1 << leaf.size as u8;
     }
 

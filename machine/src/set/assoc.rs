@@ -26,9 +26,6 @@ pub struct Assoc<K, V> {
     slots: Box<[Slot<K, V>]>,
     sets: usize,
     ways: usize,
-    /// The policy is LRU with at most [`PRINTS`] ways: what most first-level
-    /// structures are, and worth a path of its own.
-    small: bool,
     policy: Policy,
     /// Ways in use of each set.
     filled: Box<[u32]>,
@@ -79,7 +76,6 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
             slots: vec![Slot::default(); geometry.entries()].into(),
             sets,
             ways,
-            small: replacement == Replacement::Lru && ways <= PRINTS,
             policy,
             filled: vec![0; sets].into(),
         }
@@ -93,16 +89,23 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     /// The value of `key` for which `admit` says yes, made the most recently used.
     #[inline(always)]
     pub fn get(&mut self, set: usize, key: K, admit: impl Fn(&V) -> bool) -> Option<V> {
-        if !self.small {
-            return self.get_large(set, key, admit);
+        // LRU of few ways is what most structures are, and worth a path of its own.
+        let Policy::Lru16(words) = &mut self.policy else { return self.get_large(set, key, admit) };
+        // What was used last before stays in front, and is found without a search: most of the
+        // look-ups of a program that hits its first level.
+        let slot = self.slots[set * self.ways + words[set].newest()];
+        if slot.key == key && admit(&slot.value) {
+            return Some(slot.value);
         }
-        let mut found = lanes::matches(std::array::from_ref(&self.prints[set]), key.print());
+        let row = &self.prints[set * self.vectors..][..self.vectors];
+        let mut found = match row.as_array::<2>() {
+            None => lanes::matches(std::array::from_ref(&row[0]), key.print()),
+            Some(row) => lanes::matches(row, key.print()),
+        };
         while let Some(way) = found.take() {
             let slot = self.slots[set * self.ways + way];
             if slot.key == key && admit(&slot.value) {
-                if let Policy::Lru16(words) = &mut self.policy {
-                    words[set] = words[set].use_way(way);
-                }
+                words[set] = words[set].use_way(way);
                 return Some(slot.value);
             }
         }

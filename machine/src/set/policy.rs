@@ -10,6 +10,8 @@ pub(super) trait Recency: Copy + std::fmt::Debug {
     const START: Self;
     /// `way` is the most recently used.
     fn use_way(self, way: usize) -> Self;
+    /// The most recently used way.
+    fn newest(self) -> usize;
     /// The least recently used of `ways`.
     fn oldest(self, ways: usize) -> usize;
     /// The least recently used of `ways`, and the word once it was used.
@@ -50,6 +52,11 @@ macro_rules! recency {
                 let before = ((1 as $word) << at) - 1;
                 let through = ((1 as $word) << at << $bits).wrapping_sub(1);
                 (self & !through) | (self & before) << $bits | way as $word
+            }
+
+            #[inline(always)]
+            fn newest(self) -> usize {
+                self as usize & ((1 << $bits) - 1)
             }
 
             #[inline(always)]

@@ -48,6 +48,10 @@ impl Ordered {
 
     #[inline(always)]
     fn touch(&mut self, set: usize, ways: usize, tag: u32) -> bool {
+        // What was used last before stays in front.
+        if self.lanes[self.start + set * self.vectors].0[0] == tag {
+            return true;
+        }
         match self.vectors {
             1 => lanes::touch(self.row::<1>(set), ways, tag),
             2 => lanes::touch(self.row::<2>(set), ways, tag),
