@@ -258,10 +258,13 @@ impl<M: TableMemory> Core<M> {
     ) -> Result<u64, Stop> {
         let before = space.stats.migrated_pages;
         let mut start = range.start;
-        while start < range.end && space.stats.migrated_pages - before < budget {
+        while start < range.end
+            && space.stats.migrated_pages - before < budget
+            && let Some(area) = space.vmas.first_within(start..range.end)
+        {
             // By windows, so that the list of leaves stays short.
-            let window =
-                start..range.end.min((start / PageSize::Size1G.bytes() + 1) * PageSize::Size1G.bytes());
+            let window = area.start
+                ..area.end.min((area.start / PageSize::Size1G.bytes() + 1) * PageSize::Size1G.bytes());
             start = window.end;
             let mut leaves = alloc::vec::Vec::new();
             self.env(cx.cpu, |env| space.table.scan(env, window, &mut |leaf| leaves.push(leaf.addr)));

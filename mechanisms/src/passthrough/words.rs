@@ -54,13 +54,15 @@ impl Words {
     pub(super) fn range(&self, range: Range<u64>) -> impl Iterator<Item = (u64, u64)> + '_ {
         let first = (range.start / BLOCK).min(self.blocks.len() as u64);
         let last = range.end.div_ceil(BLOCK).clamp(first, self.blocks.len() as u64);
-        self.blocks[first as usize..last as usize].iter().enumerate().flat_map(move |(number, block)| {
-            let start = (first + number as u64) * BLOCK;
-            let range = range.clone();
-            let words = block.get().into_iter().flat_map(|words| words.iter().enumerate());
-            words.filter_map(move |(at, word)| {
-                let (at, word) = (start + at as u64, word.load(Ordering::Acquire));
-                (word != 0 && range.contains(&at)).then_some((at, word))
+        (first..last).zip(&self.blocks[first as usize..last as usize]).flat_map(move |(number, block)| {
+            // Of a block only what is asked for: most ask for one word.
+            let start = number * BLOCK;
+            let from = range.start.saturating_sub(start);
+            let to = (range.end - start).min(BLOCK).max(from);
+            let words = block.get().map_or(&[][..], |words| &words[from as usize..to as usize]);
+            (start + from..).zip(words).filter_map(|(at, word)| match word.load(Ordering::Acquire) {
+                0 => None,
+                word => Some((at, word)),
             })
         })
     }
