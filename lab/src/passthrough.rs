@@ -94,10 +94,11 @@ impl System {
                     .to_string(),
             );
         }
-        if self.kernel.replication != Replication::Off || self.kernel.tables_follow {
+        if !choices.twin_free && (self.kernel.replication != Replication::Off || self.kernel.tables_follow) {
             return Err(
                 "under pass-through the walker walks the twins of the guest's tables, which know one \
-                        place: copies of the tables themselves would cost and not be walked"
+                        place: copies of the tables themselves would cost and not be walked; \
+                        `twin-free` has tables that can be copied"
                     .to_string(),
             );
         }

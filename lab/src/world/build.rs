@@ -235,11 +235,14 @@ impl World {
                 let log = TrapLog::new(memory.end(), trapping);
                 host.enable_shadow(vm, log.clone()).map_err(failed("shadow paging"))?;
                 Box::new(TrappedTables::new(single(&side), log))
-            } else if let Some(passed) = &passed {
-                passed.tables(&plan.system)
             } else {
                 let near: NodeSet = table_nodes.iter().copied().collect();
-                tables(&side, if near.is_empty() { NodeSet::first(nodes) } else { near }, members)
+                let near = if near.is_empty() { NodeSet::first(nodes) } else { near };
+                let own = tables(&side, near, members);
+                match &passed {
+                    Some(passed) => passed.tables(&plan.system, own),
+                    None => own,
+                }
             };
             let mut guest_pool = pool(&memory, &side, plan.seed.wrapping_add(1))?;
             let source = placed(&plan, &shared, &mut guest_pool, frames(&side))?;

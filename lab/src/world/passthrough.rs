@@ -70,12 +70,15 @@ impl Passed {
         Some(Enlightenment { array: Arc::clone(&self.array), tags: Arc::clone(&self.tags), owner })
     }
 
-    /// The guest's tables, those of enlightened processes with twins.
-    pub(super) fn tables(&self, system: &System) -> Box<dyn Tables<GuestMem>> {
+    /// The guest's tables, those of enlightened processes with twins; `inner`'s, if there are none.
+    pub(super) fn tables(
+        &self,
+        system: &System,
+        inner: Box<dyn Tables<GuestMem>>,
+    ) -> Box<dyn Tables<GuestMem>> {
         let side = &system.kernel;
         let who = system.passthrough.enlightened.map_or(Enlightened::All, Enlightened::Below);
-        let tables =
-            TwinTables::new(tables::single(side), Arc::clone(&self.array), Arc::clone(&self.pages), who);
+        let tables = TwinTables::new(inner, Arc::clone(&self.array), Arc::clone(&self.pages), who);
         let tables = tables.fixed(side.tables_on.map(NodeId));
         Box::new(if system.passthrough.twin_free { tables.without_twins() } else { tables })
     }
@@ -147,13 +150,14 @@ impl Ready<'_> {
 /// process is not enlightened, or the VM has fallen back to nested paging.
 pub(super) fn passing<'a>(
     guest: &'a Guest,
+    cpu: CpuId,
     table: &PageTable<Virt, GuestMem>,
     host: &'a Kernel<Arena<HostPhys>>,
     frames: u64,
     system: System,
 ) -> Option<Ready<'a>> {
     let passed = guest.passed.as_ref()?;
-    let twin = root_of(guest, table, system)?;
+    let twin = root_of(guest, cpu, table, system)?;
     let entered = host.passthrough_registers(guest.vm, twin, table.levels()).ok()?;
     let bits = GuestBits { tags: &passed.tags, guest: guest.kernel.mem().inner(), host: host.mem() };
     let checks =
@@ -162,9 +166,14 @@ pub(super) fn passing<'a>(
 }
 
 /// The root that a process's CPU enters the mode with; none if it is not enlightened.
-fn root_of(guest: &Guest, table: &PageTable<Virt, GuestMem>, system: System) -> Option<paging::Gfn> {
+fn root_of(
+    guest: &Guest,
+    cpu: CpuId,
+    table: &PageTable<Virt, GuestMem>,
+    system: System,
+) -> Option<paging::Gfn> {
     if system.passthrough.twin_free {
-        return Some(table.root());
+        return Some(table.hardware_root(guest.kernel.table_node(cpu)));
     }
     twin_of(guest.kernel.mem(), table.root())
 }
@@ -188,7 +197,7 @@ impl World {
         let pid = self.process(thread.process)?.pid;
         let Some(guest) = &self.guest else { return Ok(()) };
         let table = guest.kernel.process(pid).map_err(failed)?.space().table();
-        let Some(twin) = root_of(guest, table, self.plan.system) else { return Ok(()) };
+        let Some(twin) = root_of(guest, thread.cpu, table, self.plan.system) else { return Ok(()) };
         let exits = self.exits();
         let mut hardware = HostHardware(shared!(self, &self.host_files.names));
         self.host.enter_passthrough(&mut hardware, thread.cpu, vm, twin, exits).map_err(failed)?;

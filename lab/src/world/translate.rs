@@ -236,6 +236,7 @@ impl World {
             Some(guest)
                 if let Some(ready) = passing(
                     guest,
+                    thread.cpu,
                     guest.kernel.process(pid).map_err(failed)?.space().table(),
                     &self.host,
                     frames,

@@ -14,12 +14,14 @@
 
 use super::array::{HostArray, TARGET, colour_of};
 use super::tags::{FrameTags, Owner};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use paging::frames::NodeSet;
 use paging::sync::{AtomicU64, Ordering};
 use paging::{
-    Addr, Descriptor, ENTRIES, Entry, Flags, Frame, Gfn, GuestPhys, NewTable, NoFrame, NodeId, OneCopy, Slot,
+    Addr, Descriptor, ENTRIES, Entry, Flags, Flush, Frame, Gfn, GuestPhys, NewTable, NoFrame, NodeId, Slot,
     Space, TableAt, TableEnv, TableMemory, TableOps, Visibility,
 };
 
@@ -152,11 +154,13 @@ impl<M: TableMemory<Space = GuestPhys>> TableMemory for GuestTables<M> {
     }
 }
 
-/// Page tables without twins.
-#[derive(Debug)]
-pub struct Direct {
+/// Page tables without twins, kept as another mechanism keeps them: in one copy, or in one on every node
+/// (Mitosis). It is the memory under both that translates, so that each copy names host frames.
+///
+/// Tables that groups of processes share are not for this: nothing of sharing is passed on.
+pub struct Direct<I: Space, M: TableMemory<Space = GuestPhys>> {
     array: Arc<HostArray>,
-    plain: OneCopy,
+    inner: Box<dyn TableOps<I, M>>,
     levels: u8,
     /// The [`HostArray::epoch`] at which all entries were looked at last.
     epoch: u64,
@@ -164,37 +168,49 @@ pub struct Direct {
     wanting: Vec<(Slot<GuestPhys>, Gfn)>,
 }
 
-impl Direct {
-    /// For a process of the guest that `array` is for, all table pages on `fixed` if that is said.
-    pub fn new(array: Arc<HostArray>, fixed: Option<NodeId>) -> Self {
-        let epoch = array.epoch();
-        Direct { array, plain: OneCopy { fixed }, levels: 0, epoch, wanting: Vec::new() }
-    }
-
-    /// Looks at all entries of a table and of those below: each names its frame as the array does now.
-    fn sweep<M: TableMemory<Space = GuestPhys>>(env: &mut TableEnv<'_, M>, table: Gfn, level: u8) {
-        env.passed(table, &(0..ENTRIES), ENTRIES);
-        for index in 0..ENTRIES {
-            let entry = env.mem.modify(Slot::new(table, index), Flags::NONE, Flags::NONE);
-            if entry.is_table(level) {
-                Self::sweep(env, entry.frame(), level - 1);
-            }
-        }
-    }
-
-    /// The translation of an entry that software reads or writes: a load of the array, or of a tag.
-    fn translated<M: TableMemory>(env: &mut TableEnv<'_, M>) {
-        env.work.table_reads[env.node.index()] += 1;
+impl<I: Space, M: TableMemory<Space = GuestPhys>> fmt::Debug for Direct<I, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direct")
+            .field("inner", &self.inner)
+            .field("wanting", &self.wanting.len())
+            .finish_non_exhaustive()
     }
 }
 
-impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Direct {
+/// Looks at all entries of a table and of those below: each names its frame as the array does now.
+fn sweep<M: TableMemory<Space = GuestPhys>>(env: &mut TableEnv<'_, M>, table: Gfn, level: u8) {
+    env.passed(table, &(0..ENTRIES), ENTRIES);
+    for index in 0..ENTRIES {
+        let entry = env.mem.modify(Slot::new(table, index), Flags::NONE, Flags::NONE);
+        if entry.is_table(level) {
+            sweep(env, entry.frame(), level - 1);
+        }
+    }
+}
+
+/// The translation of an entry that software reads or writes: a load of the array, or of a tag.
+fn translated<M: TableMemory>(env: &mut TableEnv<'_, M>) {
+    env.work.table_reads[env.node.index()] += 1;
+}
+
+impl<I: Space, M: TableMemory<Space = GuestPhys>> Direct<I, M> {
+    /// For a process of the guest that `array` is for, its tables kept by `inner`.
+    pub fn new(array: Arc<HostArray>, inner: Box<dyn TableOps<I, M>>) -> Self {
+        let epoch = array.epoch();
+        Direct { array, inner, levels: 0, epoch, wanting: Vec::new() }
+    }
+}
+
+impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Direct<I, M> {
     fn create_root(&mut self, env: &mut TableEnv<'_, M>, level: u8, node: NodeId) -> Result<Gfn, NoFrame> {
         self.levels = level;
-        TableOps::<I, M>::create_root(&mut self.plain, env, level, node)
+        self.inner.create_root(env, level, node)
     }
-    fn hardware_root(&self, master: Gfn, _node: NodeId) -> Gfn {
-        master
+    fn hardware_root(&self, master: Gfn, node: NodeId) -> Gfn {
+        self.inner.hardware_root(master, node)
+    }
+    fn software_root(&self, master: Gfn, node: NodeId) -> Gfn {
+        self.inner.software_root(master, node)
     }
     fn alloc(
         &mut self,
@@ -203,49 +219,66 @@ impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Direct {
         node: NodeId,
         visibility: Visibility,
     ) -> Result<NewTable<GuestPhys>, NoFrame> {
-        self.plain.alloc(env, at, node, visibility)
+        self.inner.alloc(env, at, node, visibility)
     }
     fn free(&mut self, env: &mut TableEnv<'_, M>, table: Frame<GuestPhys>, at: TableAt<I>) {
-        self.wanting.retain(|(slot, _)| slot.table != table);
-        self.plain.free(env, table, at);
-    }
-    fn read(&self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, _level: u8) -> Entry {
-        Self::translated(env);
-        env.load(slot)
-    }
-    fn write(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, _level: u8, entry: Entry) {
-        Self::translated(env);
-        env.store(slot, entry);
-        if entry.is_present() && self.array.get(entry.frame()).is_none() {
-            self.wanting.push((slot, entry.frame()));
+        let Direct { inner, wanting, .. } = self;
+        if !wanting.is_empty() {
+            inner.copies(env.mem, table, &mut |copy| wanting.retain(|(slot, _)| slot.table != copy));
         }
+        inner.free(env, table, at);
     }
-    fn take(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, _level: u8) -> Entry {
-        Self::translated(env);
-        env.swap(slot, Entry::EMPTY)
+    fn read(&self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, level: u8) -> Entry {
+        translated(env);
+        self.inner.read(env, slot, level)
+    }
+    fn write(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, level: u8, entry: Entry) {
+        translated(env);
+        self.inner.write(env, slot, level, entry);
+        if !entry.is_present() {
+            return;
+        }
+        let Direct { inner, wanting, array, .. } = self;
+        let mem = &*env.mem;
+        inner.copies(mem, slot.table, &mut |copy| {
+            // An inner entry of a copy points to a copy.
+            let slot = Slot::new(copy, slot.index);
+            let frame = mem.load(slot).frame();
+            if array.get(frame).is_none() {
+                wanting.push((slot, frame));
+            }
+        });
+    }
+    fn take(&mut self, env: &mut TableEnv<'_, M>, slot: Slot<GuestPhys>, level: u8) -> Entry {
+        translated(env);
+        self.inner.take(env, slot, level)
     }
     fn modify(
         &mut self,
         env: &mut TableEnv<'_, M>,
         slot: Slot<GuestPhys>,
-        _level: u8,
+        level: u8,
         set: Flags,
         clear: Flags,
     ) -> Entry {
-        Self::translated(env);
-        env.modify(slot, set, clear)
+        translated(env);
+        self.inner.modify(env, slot, level, set, clear)
+    }
+    fn owed(&mut self, flush: &mut Flush<I, GuestPhys>) {
+        self.inner.owed(flush);
     }
     fn fault_in(
         &mut self,
         env: &mut TableEnv<'_, M>,
         master: Gfn,
         addr: Addr<I>,
-        _node: NodeId,
+        node: NodeId,
     ) -> Result<bool, NoFrame> {
-        let (mut table, mut level, mut repaired) = (master, self.levels, false);
+        let mut repaired = self.inner.fault_in(env, master, addr, node)?;
+        let (mut table, mut level) = (self.inner.hardware_root(master, node), self.levels);
         loop {
             let slot = Slot::new(table, addr.index(level));
-            Self::translated(env);
+            translated(env);
             let entry = env.load(slot);
             if !entry.is_present() {
                 return Ok(repaired);
@@ -269,7 +302,11 @@ impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Direct {
     fn settle(&mut self, env: &mut TableEnv<'_, M>, master: Gfn, touch: &mut dyn FnMut(Gfn)) {
         if self.array.epoch() != self.epoch {
             self.epoch = self.array.epoch();
-            Self::sweep(env, master, self.levels);
+            let mut roots = Vec::new();
+            self.inner.copies(env.mem, master, &mut |root| roots.push(root));
+            for root in roots {
+                sweep(env, root, self.levels);
+            }
         }
         for (slot, frame) in core::mem::take(&mut self.wanting) {
             if self.array.get(frame).is_none() {
@@ -277,5 +314,31 @@ impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Direct {
             }
             env.modify(slot, Flags::NONE, Flags::NONE);
         }
+    }
+    fn rebalance(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        master: &mut Gfn,
+        flush: &mut Flush<I, GuestPhys>,
+    ) -> u64 {
+        self.inner.rebalance(env, master, flush)
+    }
+    fn replicate(
+        &mut self,
+        env: &mut TableEnv<'_, M>,
+        master: &mut Gfn,
+        nodes: NodeSet,
+        flush: &mut Flush<I, GuestPhys>,
+    ) -> Result<NodeSet, NoFrame> {
+        self.inner.replicate(env, master, nodes, flush)
+    }
+    fn walked_by(&mut self, nodes: NodeSet) {
+        self.inner.walked_by(nodes);
+    }
+    fn sharers(&self, mem: &M, table: Gfn) -> NodeSet {
+        self.inner.sharers(mem, table)
+    }
+    fn copies(&self, mem: &M, table: Gfn, visit: &mut dyn FnMut(Gfn)) {
+        self.inner.copies(mem, table, visit);
     }
 }

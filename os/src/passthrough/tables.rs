@@ -5,6 +5,7 @@ use crate::space::{Owner, SpaceInfo, Tables};
 use alloc::boxed::Box;
 use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
+use core::fmt;
 use mechanisms::passthrough::{Direct, HostArray, Twin, TwinPages};
 use paging::frames::NodeId;
 use paging::{GuestPhys, TableMemory, TableOps, Virt};
@@ -19,10 +20,10 @@ pub enum Enlightened {
     Below(u32),
 }
 
-/// The page tables of a guest: twins for processes that opted in, `inner`'s for all others.
-#[derive(Debug)]
-pub struct TwinTables<T> {
-    inner: T,
+/// The page tables of a guest: twins for processes that opted in, `inner`'s for all others. Without twins, `inner`'s
+/// for all, in memory that translates.
+pub struct TwinTables<M: TableMemory> {
+    inner: Box<dyn Tables<M>>,
     array: Arc<HostArray>,
     pages: Arc<TwinPages>,
     fixed: Option<NodeId>,
@@ -31,9 +32,23 @@ pub struct TwinTables<T> {
     spaces: BTreeSet<SpaceId>,
 }
 
-impl<T> TwinTables<T> {
+impl<M: TableMemory> fmt::Debug for TwinTables<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TwinTables")
+            .field("who", &self.who)
+            .field("twins", &self.twins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<M: TableMemory> TwinTables<M> {
     /// For the guest that `array` is for; pages are counted in `pages`.
-    pub fn new(inner: T, array: Arc<HostArray>, pages: Arc<TwinPages>, who: Enlightened) -> Self {
+    pub fn new(
+        inner: Box<dyn Tables<M>>,
+        array: Arc<HostArray>,
+        pages: Arc<TwinPages>,
+        who: Enlightened,
+    ) -> Self {
         TwinTables { inner, array, pages, fixed: None, who, twins: true, spaces: BTreeSet::new() }
     }
 
@@ -69,14 +84,10 @@ impl<T> TwinTables<T> {
     }
 }
 
-impl<M, T> Tables<M> for TwinTables<T>
-where
-    M: TableMemory<Space = GuestPhys>,
-    T: Tables<M>,
-{
+impl<M: TableMemory<Space = GuestPhys> + Send> Tables<M> for TwinTables<M> {
     fn process(&mut self, info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
         if !self.twins {
-            return Box::new(Direct::new(Arc::clone(&self.array), self.fixed));
+            return Box::new(Direct::new(Arc::clone(&self.array), self.inner.process(info)));
         }
         if !self.opted(info) {
             return self.inner.process(info);
