@@ -6,8 +6,11 @@
 use crate::experiment::{self, Experiment, ExperimentError};
 use crate::matrix::axes;
 use crate::system::{self, Pages, System};
+use crate::world::WorldError;
 use machine::input::Source;
 use machine::profile::Profile;
+use os::MmError;
+use paging::PageSize;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
 use std::fmt;
@@ -121,8 +124,7 @@ impl Case {
             let machine = dice.one(&machines);
             let Some(profile) = Profile::builtin(machine).ok() else { continue };
             let topology = &profile.topology;
-            // Pages of 1 GiB that forked processes copy: turmoil may want 24 of them at a time, and a machine
-            // whose free memory small frames have spoilt runs out, as it should.
+            // Pages of 1 GiB that forked processes copy: turmoil may want 24 of them at a time.
             let huge =
                 |system: &System| [&system.kernel, &system.host].iter().any(|s| s.pages == Pages::Huge1G);
             let large = topology.gib_per_socket * u64::from(topology.sockets) >= 128;
@@ -173,7 +175,11 @@ impl Case {
             Ok(outcomes) => Ok(outcomes.iter().filter_map(|outcome| outcome.verified).sum()),
             // The workload and the machine do not go together: nothing was run.
             Err(ExperimentError::Refused { .. }) => Ok(0),
-            Err(ExperimentError::World { error, .. }) => Err(error.to_string()),
+            Err(ExperimentError::World { error, .. }) => match *error {
+                // Nobody reserved 1 GiB pages at boot, and small frames have spoilt what is free: so a machine runs out.
+                WorldError::Kernel { error: MmError::NoHugePage { size: PageSize::Size1G, .. }, .. } => Ok(0),
+                error => Err(error.to_string()),
+            },
             Err(error) => Err(error.to_string()),
         }
     }

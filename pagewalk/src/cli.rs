@@ -482,10 +482,10 @@ pub enum Reproduced {
         #[arg(long, value_delimiter = ',')]
         pairs: Vec<String>,
         /// Footprint of the programs.
-        #[arg(long, default_value = "2GiB")]
+        #[arg(long, default_value = "4GiB")]
         footprint: String,
         /// Accesses that are counted (suffixes k, M, G).
-        #[arg(short = 'n', long, value_parser = count, default_value = "4M")]
+        #[arg(short = 'n', long, value_parser = count, default_value = "2M")]
         accesses: u64,
     },
     /// Direct segments for VMs (MICRO 2014): overheads by mode and page size, faulty frames, self-ballooning.

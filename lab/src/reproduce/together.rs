@@ -6,8 +6,10 @@
 use super::{builtin, modelled, parse};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::Outcome;
+use machine::input::Source;
 use serde::Serialize;
 use std::ops::ControlFlow;
+use workloads::Together;
 
 /// Two mechanisms, and where they meet.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -23,11 +25,14 @@ pub struct Pair {
 }
 
 /// All of them. Threads are on all four sockets of the machine where tables on every node are about.
+///
+/// `chase:pattern=grp8` visits eight neighbouring pages, and then eight others at random, as a program does whose records
+/// have 32 KiB: PTEMagnet is for such, and random single pages gain nothing by it.
 pub const PAIRS: [Pair; 5] = [
     Pair {
         name: "ptemagnet-mitosis",
-        title: "PTEMagnet, and both tables of a VM on every node, in a fragmented guest",
-        workload: "pagerank:footprint={},threads=4 + xz:footprint=256MiB",
+        title: "PTEMagnet, and both tables of a VM on every node, beside a program that fills its memory at the same time",
+        workload: "chase:footprint={},pattern=grp8,threads=4 + xz:footprint=256MiB",
         systems: [
             "nested+vnuma+spread",
             "nested+vnuma+spread+ptemagnet",
@@ -38,7 +43,7 @@ pub const PAIRS: [Pair; 5] = [
     Pair {
         name: "babelfish-mitosis",
         title: "BabelFish, and tables on every node, for containers of one image on all sockets",
-        workload: "mongodb:cores=4",
+        workload: "fio:cores=4,containers=8,block=64B,dataset={},populate=init",
         systems: [
             "native+spread",
             "native+spread+babelfish",
@@ -48,30 +53,31 @@ pub const PAIRS: [Pair; 5] = [
     },
     Pair {
         name: "passthrough-mitosis",
-        title: "pass-through, and tables on every node: the guest of a pass-through VM places its tables by host frames",
+        title: "pass-through, and tables on every node: a guest whose tables name host frames can copy them to where its CPUs are",
         workload: "xsbench:footprint={},threads=4",
         systems: [
-            "nested+spread",
-            "passthrough+spread",
-            "nested+spread+mitosis=no-p+host-mitosis",
-            "passthrough+spread+host-mitosis",
+            "nested+vnuma+spread",
+            "passthrough+vnuma+spread+overlapped-check+twin-free",
+            "nested+vnuma+spread+mitosis+host-mitosis",
+            "passthrough+vnuma+spread+mitosis+overlapped-check+twin-free",
         ],
     },
     Pair {
         name: "vmm-direct-ptemagnet",
-        title: "VMM Direct, and PTEMagnet: behind a segment there are no host entries to keep together",
-        workload: "pagerank:footprint={} + xz:footprint=256MiB",
-        systems: ["nested", "vmm-direct", "nested+ptemagnet", "vmm-direct+ptemagnet"],
+        title: "VMM Direct on a machine with 64 faulty frames, and PTEMagnet: what the escape filter takes for faulty is paged, and \
+                its host entries lie together",
+        workload: "chase:footprint={},pattern=grp8 + xz:footprint=256MiB",
+        systems: ["nested", "vmm-direct+bad=64", "nested+ptemagnet", "vmm-direct+ptemagnet+bad=64"],
     },
     Pair {
         name: "thp",
         title: "huge pages in guest and host under fragmentation, and all that serves the 4 KiB pages that are left",
-        workload: "pagerank:footprint={},threads=4 + xz:footprint=256MiB",
+        workload: "chase:footprint={},pattern=grp8,threads=4 + xz:footprint=256MiB",
         systems: [
             "nested+vnuma+spread",
-            "nested-thp-thp+frag=0.5+host-frag=0.5+vnuma+spread",
+            "nested-thp-thp+frag=0.999+host-frag=0.999+vnuma+spread",
             "nested+vnuma+spread+mitosis+host-mitosis+ptemagnet",
-            "nested-thp-thp+frag=0.5+host-frag=0.5+vnuma+spread+mitosis+host-mitosis+ptemagnet",
+            "nested-thp-thp+frag=0.999+host-frag=0.999+vnuma+spread+mitosis+host-mitosis+ptemagnet",
         ],
     },
 ];
@@ -107,6 +113,18 @@ impl Met {
     }
 }
 
+/// Accesses until all programs of `workload` have filled their pages: of programs that run at once that is
+/// in the stream, and the others go on meanwhile.
+fn filling(workload: &str) -> Result<u64, ExperimentError> {
+    if !workload.contains('+') {
+        return Ok(0);
+    }
+    let mut programs =
+        Together::parse(workload, 1).map_err(|error| ExperimentError::input(workload, error))?;
+    programs.setup()?;
+    Ok(2 * programs.filling().iter().sum::<u64>())
+}
+
 /// Runs a pair on four sockets.
 ///
 /// # Errors
@@ -120,7 +138,8 @@ pub fn meet(
     let profile = builtin("cascade-lake")?;
     let systems = pair.systems.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let workload = pair.workload.replace("{}", footprint);
-    let outcomes = modelled(&profile, &systems, &workload, accesses / 2, accesses, progress)?;
+    let warmup = accesses / 2 + filling(&workload)?;
+    let outcomes = modelled(&profile, &systems, &workload, warmup, accesses, progress)?;
     let ended = |_| ExperimentError::input(pair.name, "the run ended before all systems were done");
     let outcomes: [Outcome; 4] = outcomes.try_into().map_err(ended)?;
     Ok(Met::of(&outcomes))
