@@ -28,6 +28,12 @@ pub(crate) const WORKLOAD: Workload = Workload {
             default: "4KiB",
             meaning: "bytes of an I/O",
         },
+        Parameter {
+            name: "populate",
+            unit: Unit::Choice(&["demand", "init"]),
+            default: "demand",
+            meaning: "demand: pages of the file appear as they are touched; init: it is mapped with MAP_POPULATE",
+        },
     ],
     build,
 };
@@ -45,6 +51,9 @@ fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadEr
     image.libraries(C);
     image.libraries(&[("libaio.so", 16, 8), ("libnuma.so", 48, 8), ("libz.so", 116, 8)]);
     let file = image.file("fio.dat", p.bytes("dataset").max(block), true);
+    if p.choice("populate") == "init" {
+        image.populated();
+    }
     let buffer = image.anonymous("io_u buffers", 16 * block);
     Ok(Box::new(Containers::new(p, seed, None, Fio { image, file, buffer, block })))
 }
