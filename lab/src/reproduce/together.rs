@@ -6,10 +6,9 @@
 use super::{builtin, modelled, parse};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::Outcome;
-use machine::input::Source;
+use crate::sweep::quantity;
 use serde::Serialize;
 use std::ops::ControlFlow;
-use workloads::Together;
 
 /// Two mechanisms, and where they meet.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -20,6 +19,9 @@ pub struct Pair {
     pub title: &'static str,
     /// As `pagewalk -w` takes it; `{}` is the footprint.
     pub workload: &'static str,
+    /// Accesses for each page of the footprint until programs that fill it within the stream have done so, and
+    /// others with them.
+    pub filling: u64,
     /// Neither, the first alone, the second alone, both.
     pub systems: [&'static str; 4],
 }
@@ -33,6 +35,7 @@ pub const PAIRS: [Pair; 5] = [
         name: "ptemagnet-mitosis",
         title: "PTEMagnet, and both tables of a VM on every node, beside a program that fills its memory at the same time",
         workload: "chase:footprint={},pattern=grp8,threads=4 + xz:footprint=256MiB",
+        filling: 2,
         systems: [
             "nested+vnuma+spread",
             "nested+vnuma+spread+ptemagnet",
@@ -43,7 +46,8 @@ pub const PAIRS: [Pair; 5] = [
     Pair {
         name: "babelfish-mitosis",
         title: "BabelFish, and tables on every node, for containers of one image on all sockets",
-        workload: "fio:cores=4,containers=8,block=64B,dataset={},populate=init",
+        workload: "fio:cores=4,containers=8,block=64B,write=0,dataset={},pre_read=yes",
+        filling: 12,
         systems: [
             "native+spread",
             "native+spread+babelfish",
@@ -55,6 +59,7 @@ pub const PAIRS: [Pair; 5] = [
         name: "passthrough-mitosis",
         title: "pass-through, and tables on every node: a guest whose tables name host frames can copy them to where its CPUs are",
         workload: "xsbench:footprint={},threads=4",
+        filling: 0,
         systems: [
             "nested+vnuma+spread",
             "passthrough+vnuma+spread+overlapped-check+twin-free",
@@ -67,12 +72,14 @@ pub const PAIRS: [Pair; 5] = [
         title: "VMM Direct on a machine with 64 faulty frames, and PTEMagnet: what the escape filter takes for faulty is paged, and \
                 its host entries lie together",
         workload: "chase:footprint={},pattern=grp8 + xz:footprint=256MiB",
+        filling: 3,
         systems: ["nested", "vmm-direct+bad=64", "nested+ptemagnet", "vmm-direct+ptemagnet+bad=64"],
     },
     Pair {
         name: "thp",
         title: "huge pages in guest and host under fragmentation, and all that serves the 4 KiB pages that are left",
         workload: "chase:footprint={},pattern=grp8,threads=4 + xz:footprint=256MiB",
+        filling: 2,
         systems: [
             "nested+vnuma+spread",
             "nested-thp-thp+frag=0.999+host-frag=0.999+vnuma+spread",
@@ -113,18 +120,6 @@ impl Met {
     }
 }
 
-/// Accesses until all programs of `workload` have filled their pages: of programs that run at once that is
-/// in the stream, and the others go on meanwhile.
-fn filling(workload: &str) -> Result<u64, ExperimentError> {
-    if !workload.contains('+') {
-        return Ok(0);
-    }
-    let mut programs =
-        Together::parse(workload, 1).map_err(|error| ExperimentError::input(workload, error))?;
-    programs.setup()?;
-    Ok(2 * programs.filling().iter().sum::<u64>())
-}
-
 /// Runs a pair on four sockets.
 ///
 /// # Errors
@@ -138,7 +133,9 @@ pub fn meet(
     let profile = builtin("cascade-lake")?;
     let systems = pair.systems.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let workload = pair.workload.replace("{}", footprint);
-    let warmup = accesses / 2 + filling(&workload)?;
+    let bytes = quantity(footprint)
+        .ok_or_else(|| ExperimentError::input(footprint, "not a footprint such as 4GiB"))?;
+    let warmup = accesses / 2 + pair.filling * (bytes >> 12);
     let outcomes = modelled(&profile, &systems, &workload, warmup, accesses, progress)?;
     let ended = |_| ExperimentError::input(pair.name, "the run ended before all systems were done");
     let outcomes: [Outcome; 4] = outcomes.try_into().map_err(ended)?;

@@ -29,10 +29,16 @@ pub(crate) const WORKLOAD: Workload = Workload {
             meaning: "bytes of an I/O",
         },
         Parameter {
-            name: "populate",
-            unit: Unit::Choice(&["demand", "init"]),
-            default: "demand",
-            meaning: "demand: pages of the file appear as they are touched; init: it is mapped with MAP_POPULATE",
+            name: "write",
+            unit: Unit::Real { min: 0.0, max: 1.0 },
+            default: "0.3",
+            meaning: "part of the I/Os that write",
+        },
+        Parameter {
+            name: "pre_read",
+            unit: Unit::Choice(&["no", "yes"]),
+            default: "no",
+            meaning: "fio's pre_read: each container reads the file once before its first I/O, a line of each page here",
         },
     ],
     build,
@@ -43,6 +49,9 @@ struct Fio {
     file: Part,
     buffer: Part,
     block: u64,
+    /// I/Os of a hundred that read.
+    reads: u64,
+    pre_read: bool,
 }
 
 fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadError> {
@@ -51,11 +60,10 @@ fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadEr
     image.libraries(C);
     image.libraries(&[("libaio.so", 16, 8), ("libnuma.so", 48, 8), ("libz.so", 116, 8)]);
     let file = image.file("fio.dat", p.bytes("dataset").max(block), true);
-    if p.choice("populate") == "init" {
-        image.populated();
-    }
     let buffer = image.anonymous("io_u buffers", 16 * block);
-    Ok(Box::new(Containers::new(p, seed, None, Fio { image, file, buffer, block })))
+    let reads = 100 - (p.real("write") * 100.0).round() as u64;
+    let pre_read = p.choice("pre_read") == "yes";
+    Ok(Box::new(Containers::new(p, seed, None, Fio { image, file, buffer, block, reads, pre_read })))
 }
 
 impl Application for Fio {
@@ -66,13 +74,16 @@ impl Application for Fio {
     fn boot(&mut self, w: &mut Worker<'_>) {
         w.calls(10, 400);
         w.lines(Kind::Write, self.buffer.start, self.buffer.len.min(64 << 10));
+        if self.pre_read {
+            (0..self.file.len).step_by(4096).for_each(|page| w.read(self.file.start + page));
+        }
     }
 
     fn serve(&mut self, _member: usize, w: &mut Worker<'_>) -> Piece {
         w.calls(11, 10);
         let at = self.file.start + w.random.below(self.file.len / self.block) * self.block;
         let buffer = self.buffer.start + w.random.below(16) * self.block;
-        let (from, to) = if w.random.below(100) < 70 { (at, buffer) } else { (buffer, at) };
+        let (from, to) = if w.random.below(100) < self.reads { (at, buffer) } else { (buffer, at) };
         for line in (0..self.block).step_by(64) {
             w.read(from + line);
             w.write(to + line);

@@ -113,13 +113,6 @@ impl Image {
         at
     }
 
-    /// What was mapped last is mapped with `MAP_POPULATE`.
-    pub(crate) fn populated(&mut self) {
-        if let Some(region) = self.regions.last_mut() {
-            region.populate = Populate::Partitioned;
-        }
-    }
-
     /// Maps anonymous memory: an allocator's arena, a cache, a large array.
     pub(crate) fn anonymous(&mut self, name: &str, len: u64) -> Part {
         let at = self.place(len);
