@@ -28,7 +28,7 @@ fn run(systems: &[&str], workload: &str, warmup: u64, accesses: u64) -> Vec<lab:
     experiment::run(&experiment, &mut *source, &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
-const SYSTEMS: [&str; 21] = [
+const SYSTEMS: [&str; 26] = [
     "shadow",
     "shadow-thp-thp+trap-each",
     "agile",
@@ -38,6 +38,11 @@ const SYSTEMS: [&str; 21] = [
     "passthrough",
     "passthrough+twin-free",
     "passthrough-4k-thp+twin-free+host-numa-balancing",
+    "passthrough+vnuma+spread+mitosis+twin-free",
+    "passthrough+spread+mitosis=no-p+twin-free",
+    "passthrough+vnuma+spread+mitosis=lazy+twin-free",
+    "passthrough+vnuma+spread+mitosis=auto+twin-free",
+    "passthrough+vnuma+spread+numa-balancing+vmitosis+twin-free",
     "passthrough-thp-4k",
     "passthrough-4k-thp",
     "passthrough-thp-thp",
@@ -69,6 +74,20 @@ fn every_combination_passes_the_oracle() {
             assert!(o.verified >= Some(15_000), "{workload} under {}", o.system);
             let Some(passed) = o.passthrough else { continue };
             assert_eq!(passed.entered > 0, o.system != "passthrough+enlightened=0", "{}", o.system);
+        }
+    }
+}
+
+/// In pass-through the walks of a replicated table stay on the node, but for the tags of remote frames.
+#[test]
+fn tables_that_name_host_frames_can_be_on_every_node() {
+    let systems = ["passthrough+vnuma+spread+twin-free", "passthrough+vnuma+spread+mitosis+twin-free"];
+    for workload in ["turmoil:footprint=16MiB,period=40,processes=3", "gups:footprint=1GiB,threads=4"] {
+        let [one, copies] = &run(&systems, workload, 0, 30_000)[..] else { unreachable!("two systems") };
+        assert!(one.verified >= Some(30_000) && copies.verified >= Some(30_000), "{workload}");
+        if workload.starts_with("gups") {
+            let remote = |o: &lab::Outcome| o.walks.total.remote as f64;
+            assert!(remote(copies) < 0.8 * remote(one), "{} of {}", remote(copies), remote(one));
         }
     }
 }
