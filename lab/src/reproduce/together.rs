@@ -19,8 +19,8 @@ pub struct Pair {
     pub title: &'static str,
     /// As `pagewalk -w` takes it; `{}` is the footprint.
     pub workload: &'static str,
-    /// Accesses for each page of the footprint until programs that fill it within the stream have done so, and
-    /// others with them.
+    /// Accesses for each page of the footprint until what is done once is done: programs that fill it within the stream,
+    /// and first walks of a guest's copies of tables, which the host backs then.
     pub filling: u64,
     /// Neither, the first alone, the second alone, both.
     pub systems: [&'static str; 4],
@@ -58,8 +58,8 @@ pub const PAIRS: [Pair; 5] = [
     Pair {
         name: "passthrough-mitosis",
         title: "pass-through, and tables on every node: a guest whose tables name host frames can copy them to where its CPUs are",
-        workload: "xsbench:footprint={},threads=4",
-        filling: 0,
+        workload: "canneal:footprint={},threads=4",
+        filling: 4,
         systems: [
             "nested+vnuma+spread",
             "passthrough+vnuma+spread+overlapped-check+twin-free",
