@@ -136,8 +136,12 @@ impl Guest {
         };
         let layout = Layout::of_ranges(core::slice::from_ref(&(0x100..FRAMES)));
         let pool = FramePool::new(&layout, PoolConfig::default()).expect("a layout");
-        let tables =
-            TwinTables::new(Box::new(SingleTables::default()), array, Arc::new(TwinPages::default()), Enlightened::All);
+        let tables = TwinTables::new(
+            Box::new(SingleTables::default()),
+            array,
+            Arc::new(TwinPages::default()),
+            Enlightened::All,
+        );
         let config = KernelConfig { pcids: 1, ..KernelConfig::new(alloc::vec![NodeId(0)]) };
         let mem = GuestMemory::new(root, levels, end);
         let owner = os.kernel.passthrough(vm).expect("enabled").owner();
