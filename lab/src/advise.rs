@@ -114,7 +114,11 @@ const VIRTUAL: &[Remedy] = &[
         "guest, host, frame tags in the processor: the guest maps host frames (Translation Pass-Through)",
     ),
     remedy("passthrough-thp-thp", Reach::Hardware, "the same, with huge pages in guest and host"),
-    remedy("passthrough+host-mitosis", Reach::Hardware, "the same, with tables on every node"),
+    remedy(
+        "passthrough+vnuma+mitosis+twin-free",
+        Reach::Hardware,
+        "the same, the whole guest enlightened and its tables on every node (Mitosis)",
+    ),
     remedy(
         "nested+babelfish",
         Reach::Hardware,
