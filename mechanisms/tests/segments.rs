@@ -337,7 +337,10 @@ proptest! {
                     prop_assert_eq!(walk.peek(va), Some(expected.frame.base().offset(va.raw() & 4095)));
                     // What the core prefetches is where the access will go.
                     let near = &mut |_| {};
-                    let place = walk.locate(va, near).and_then(|place| walk.relocate(va, place, near));
+                    let mut place = walk.locate(va, near);
+                    for _ in 1..Walk::STAGES {
+                        place = place.and_then(|place| walk.relocate(va, place, near));
+                    }
                     let arrived = place.and_then(|place| walk.arrive(va, place));
                     prop_assert_eq!(arrived.map(Addr::frame), Some(expected.frame));
                     Ok(())
