@@ -66,7 +66,7 @@ mod xsbench;
 mod xz;
 mod zipf;
 
-pub use parameters::{Parameter, Parameters, Unit, Value};
+pub use parameters::{Parameter, Parameters, Unit, Value, size};
 pub use registry::{Workload, WorkloadError, build, build_with, find, list, parse};
 pub use together::{QUANTUM, Together};
 

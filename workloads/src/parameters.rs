@@ -82,6 +82,11 @@ enum Wrong {
     Range,
 }
 
+/// A size in bytes as parameters are written: `4KiB`, `1.5GiB`, `10GB`, `2^36`; `None` if it is none.
+pub fn size(text: &str) -> Option<u64> {
+    integer(text, true)
+}
+
 fn in_range(v: u64, min: u64, max: u64) -> Result<u64, Wrong> {
     if (min..=max).contains(&v) { Ok(v) } else { Err(Wrong::Range) }
 }

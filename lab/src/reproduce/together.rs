@@ -6,7 +6,6 @@
 use super::{builtin, modelled, parse};
 use crate::experiment::{ExperimentError, Progress};
 use crate::outcome::Outcome;
-use crate::sweep::quantity;
 use serde::Serialize;
 use std::ops::ControlFlow;
 
@@ -133,7 +132,7 @@ pub fn meet(
     let profile = builtin("cascade-lake")?;
     let systems = pair.systems.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let workload = pair.workload.replace("{}", footprint);
-    let bytes = quantity(footprint)
+    let bytes = workloads::size(footprint)
         .ok_or_else(|| ExperimentError::input(footprint, "not a footprint such as 4GiB"))?;
     let warmup = accesses / 2 + pair.filling * (bytes >> 12);
     let outcomes = modelled(&profile, &systems, &workload, warmup, accesses, progress)?;
