@@ -17,7 +17,7 @@ struct Field {
 }
 
 /// What commands print: title, file and name of the type, files of the types in it.
-const PRINTED: [(&str, &str, &[&str]); 14] = [
+const PRINTED: [(&str, &str, &[&str]); 15] = [
     (
         "`run`, `compare`: a list, an element a system",
         "Outcome",
@@ -60,6 +60,11 @@ const PRINTED: [(&str, &str, &[&str]); 14] = [
         "`reproduce passthrough`: `rows`",
         "Measured",
         &["lab/src/reproduce/passthrough.rs", "lab/src/passthrough.rs"],
+    ),
+    (
+        "`reproduce together`: `rows`",
+        "Row",
+        &["pagewalk/src/reproduce/together.rs", "lab/src/reproduce/together.rs"],
     ),
     ("`reproduce all`", "Page", &["lab/src/reproduce/all.rs", "lab/src/reproduce/sheet.rs"]),
     ("`reproduce direct-segments`", "Report", &["pagewalk/src/segments.rs", "lab/src/reproduce/segments.rs"]),

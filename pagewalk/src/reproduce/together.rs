@@ -10,9 +10,11 @@ use std::path::Path;
 
 #[derive(Serialize)]
 struct Row {
+    /// The pair.
     pair: &'static Pair,
     #[serde(flatten)]
     met: Met,
+    /// Whether both save more than either alone.
     pays: bool,
 }
 
