@@ -283,9 +283,12 @@ fn workload(dice: &mut Dice, system: &System) -> String {
         );
     }
     let all = workloads::list();
-    let workload = &all[dice.below(all.len() as u64) as usize];
-    let small = format!("{}:footprint=64MiB", workload.name);
-    if workloads::build(&small, 1).is_ok() { small } else { workload.name.to_string() }
+    let name = all[dice.below(all.len() as u64) as usize].name;
+    if name == "turmoil" {
+        return turmoil(system, 64, "");
+    }
+    let small = format!("{name}:footprint=64MiB");
+    if workloads::build(&small, 1).is_ok() { small } else { name.to_string() }
 }
 
 /// What was done so far.
