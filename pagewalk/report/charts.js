@@ -5,6 +5,8 @@
 const PALETTE = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8c6d31", "#8a8f98"];
 const DASHES = ["", "6 3", "2 2", "8 3 2 3", "4 2", "1 3", "10 4", "6 2 2 2"];
 const SYMBOLS = ["circle", "triangle", "square", "diamond", "star", "times", "wye", "cross"];
+/** Symbols that are lines, not areas. */
+const OPEN = ["times"];
 
 /** An element: `el("p", {class: "note"}, "text", child)`. */
 function el(name, attributes = {}, ...children) {
@@ -31,6 +33,24 @@ function csvOf(columns, rows) {
     return /[",\n\r]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
   };
   return [columns, ...rows].map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+}
+
+/** Bytes as people write them: `1.5 GiB`. */
+function bytes(value) {
+  const power = value < 1 ? 0 : Math.min(5, Math.floor(Math.log2(value) / 10));
+  return `${Number((value / 1024 ** power).toPrecision(3))} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][power]}`;
+}
+
+/** Ticks of an axis of bytes: powers of two, or round numbers of the unit that the largest has. */
+function byteTicks(values, log, width) {
+  const [least, most] = d3.extent(values);
+  const count = Math.max(2, Math.floor(width / 110));
+  if (log) {
+    const powers = d3.range(Math.ceil(Math.log2(least)), Math.floor(Math.log2(most)) + 1);
+    return powers.filter((_, i) => i % Math.ceil(powers.length / count) === 0).map((power) => 2 ** power);
+  }
+  const unit = 1024 ** Math.floor(Math.log2(Math.max(1, most)) / 10);
+  return d3.ticks(least / unit, most / unit, count).map((tick) => tick * unit);
 }
 
 /** A button that hands the data out as a file. */
@@ -73,34 +93,47 @@ function namesIn(chart, column) {
   return at < 0 ? [] : [...new Set(chart.rows.map((row) => row[at]))];
 }
 
-function legend(names, color, line) {
-  const swatch = (name, i) => {
-    if (!line) return el("i", { style: `background:${color(name)}` });
-    const svg = d3.create("svg").attr("viewBox", "0 0 26 10");
-    svg.append("line").attr("x2", 26).attr("y1", 5).attr("y2", 5).attr("stroke", color(name))
-      .attr("stroke-width", 2.5).attr("stroke-dasharray", DASHES[i % DASHES.length]);
+/** What stands for each name: a line, a symbol or a colour, as it is in the chart. */
+function legend(names, style, mark) {
+  const swatch = (name) => {
+    const svg = d3.create("svg");
+    if (mark === "line" || mark === "step") {
+      svg.attr("class", "wide").attr("viewBox", "0 0 26 10").append("line").attr("x2", 26).attr("y1", 5).attr("y2", 5)
+        .attr("stroke", style.color(name)).attr("stroke-width", 2.5).attr("stroke-dasharray", style.dash(name));
+    } else if (mark === "dots" || mark === "points") {
+      const shape = style.symbol(name);
+      svg.attr("viewBox", "-7 -7 14 14").append("path").attr("stroke", style.color(name)).attr("stroke-width", 1.6)
+        .attr("fill", OPEN.includes(shape) ? "none" : style.color(name)).attr("fill-opacity", 0.35)
+        .attr("d", d3.symbol(d3["symbol" + shape[0].toUpperCase() + shape.slice(1)], 60)());
+    } else {
+      return el("i", { style: `background:${style.color(name)}` });
+    }
     return svg.node();
   };
-  return el("div", { class: "legend" }, ...names.map((name, i) => el("span", {}, swatch(name, i), name)));
+  return el("div", { class: "legend" }, ...names.map((name) => el("span", {}, swatch(name), name)));
 }
 
 function chartPart(chart) {
   const objects = chart.rows.map((row) => Object.fromEntries(chart.columns.map((c, i) => [c, row[i]])));
   const chosen = new Map(chart.colors ?? []);
-  let names = namesIn(chart, chart.color);
-  if (chosen.size) names = [...chosen.keys()].filter((name) => names.includes(name));
-  const color = (name) => chosen.get(name) ?? PALETTE[Math.max(0, names.indexOf(name)) % PALETTE.length];
-  const lines = chart.mark === "line" || chart.mark === "step";
+  const present = namesIn(chart, chart.color);
+  // What was chosen keeps its place, also in charts that do not have all of it.
+  const order = chosen.size ? [...chosen.keys()] : present;
+  const names = order.filter((name) => present.includes(name));
+  const nth = (list) => (name) => list[Math.max(0, order.indexOf(name)) % list.length];
+  const style = { color: (name) => chosen.get(name) ?? nth(PALETTE)(name), dash: nth(DASHES), symbol: nth(SYMBOLS) };
   const facets = chart.facet ? namesIn(chart, chart.facet) : [null];
   const one = (facet) => fitted((width) => {
     const rows = facet === null ? objects : objects.filter((d) => d[chart.facet] === facet);
-    return MARKS[chart.mark](chart, rows, { width, names, color, objects });
+    return MARKS[chart.mark](chart, rows, { width, names, objects, ...style });
   });
   const box = el("div", { class: "part", role: "group", "aria-label": chart.title }, head(chart));
   if (chart.note) box.append(el("p", { class: "note" }, chart.note));
-  if (names.length > 1 || chosen.size) box.append(legend(names, color, lines));
+  if (names.length > 1 || chosen.size) box.append(legend(names, style, chart.mark));
   if (chart.facet) {
-    box.append(el("div", { class: "two" }, ...facets.map((f) => el("div", {}, el("p", { class: "note" }, f), one(f)))));
+    // Long names need the whole width.
+    const long = chart.mark === "dots" && Math.max(...namesIn(chart, chart.y).map((name) => String(name).length)) > 26;
+    box.append(el("div", { class: long ? "" : "two" }, ...facets.map((f) => el("div", {}, el("p", { class: "note" }, f), one(f)))));
   } else {
     box.append(one(null));
   }
@@ -116,7 +149,7 @@ function room(names, width) {
 }
 
 function shortened(name, pixels) {
-  const most = Math.max(6, Math.floor((pixels - 12) / 6.7));
+  const most = Math.max(6, Math.floor((pixels - 12) / 7.3));
   return String(name).length > most ? String(name).slice(0, most - 1) + "…" : name;
 }
 
@@ -151,67 +184,80 @@ const MARKS = {
   line(chart, rows, options) { return curve(chart, rows, options, "linear"); },
   step(chart, rows, options) { return curve(chart, rows, options, "step-after"); },
 
-  dots(chart, rows, { width, names, color }) {
+  dots(chart, rows, { width, names, color, symbol }) {
     const order = [...new Set(rows.map((d) => d[chart.y]))];
     const left = room(order, width);
     const shown = rows.filter((d) => d[chart.x] !== null);
+    const spread = chart.columns.includes("least") && chart.columns.includes("most");
     return Plot.plot({
       width, style: FONT, marginLeft: left, marginRight: 24, marginBottom: 36, height: order.length * 21 + 52,
       x: { label: chart.labels[0], grid: true, type: chart.log[0] ? "log" : "linear", zero: !chart.log[0], nice: true, ticks: Math.max(3, Math.floor(width / 110)) },
       y: { label: null, type: "band", domain: order, tickFormat: (name) => shortened(name, left), tickSize: 0 },
       color: { domain: names, range: names.map(color) },
-      symbol: { domain: names, range: names.map((_, i) => SYMBOLS[i % SYMBOLS.length]) },
+      symbol: { domain: names, range: names.map(symbol) },
       marks: [
-        Plot.ruleY(shown, Plot.groupY({ x1: "min", x2: "max" }, { x1: chart.x, x2: chart.x, y: chart.y, stroke: "currentColor", strokeOpacity: 0.35 })),
+        ...(chart.log[0] ? [] : [Plot.ruleX([0], { strokeOpacity: 0.5 })]),
+        spread
+          ? Plot.ruleY(shown, { x1: "least", x2: "most", y: chart.y, stroke: chart.color, strokeOpacity: 0.5, strokeWidth: 3 })
+          : Plot.ruleY(shown, Plot.groupY({ x1: "min", x2: "max" }, { x1: chart.x, x2: chart.x, y: chart.y, stroke: "currentColor", strokeOpacity: 0.35 })),
         Plot.dot(shown, { x: chart.x, y: chart.y, stroke: chart.color, fill: chart.color, fillOpacity: 0.35, symbol: chart.color, r: 4, strokeWidth: 1.6 }),
-        Plot.tip(shown, Plot.pointer({ x: chart.x, y: chart.y, title: (d) => `${d[chart.y]}\n${d[chart.color]}: ${readable(d[chart.x])}` })),
+        Plot.tip(shown, Plot.pointer({ x: chart.x, y: chart.y, title: (d) => told(chart, d) })),
       ],
     });
   },
 
-  points(chart, rows, { width, names, color }) {
+  points(chart, rows, { width, names, color, symbol }) {
     return Plot.plot({
-      width, style: FONT, marginLeft: 56, marginBottom: 38, height: 300,
-      x: { label: chart.labels[0], type: chart.log[0] ? "log" : "linear", ticks: Math.max(3, Math.floor(width / 110)), nice: true },
+      width, style: FONT, marginTop: TOP, marginLeft: 56, marginRight: 30, marginBottom: 38, height: 310,
+      x: { ...across(chart, rows, width), nice: !chart.bytes },
       y: { label: chart.labels[1], grid: true, type: chart.log[1] ? "log" : "linear", zero: !chart.log[1], nice: true },
       color: { domain: names, range: names.map(color) },
-      symbol: { domain: names, range: names.map((_, i) => SYMBOLS[i % SYMBOLS.length]) },
+      symbol: { domain: names, range: names.map(symbol) },
       marks: [
         Plot.dot(rows, { x: chart.x, y: chart.y, stroke: chart.color, symbol: chart.color, r: 3 }),
-        Plot.tip(rows, Plot.pointer({ x: chart.x, y: chart.y, title: (d) => `${d[chart.color]}\n${chart.labels[0]}: ${readable(d[chart.x])}\n${chart.labels[1]}: ${readable(d[chart.y])}` })),
+        Plot.tip(rows, Plot.pointer({ x: chart.x, y: chart.y, title: (d) => told(chart, d) })),
       ],
     });
   },
 };
 
-function curve(chart, rows, { width, names, color }, shape) {
+/** Room above a chart, so that the name of its axis is not on the highest number. */
+const TOP = 32;
+
+/** The axis across. */
+function across(chart, rows, width) {
+  const axis = { label: chart.labels[0], type: chart.log[0] ? "log" : "linear" };
+  const values = rows.map((d) => d[chart.x]);
+  if (chart.bytes) return { ...axis, ticks: byteTicks(values, chart.log[0], width), tickFormat: bytes };
+  const large = d3.max(values) >= 1000 ? { tickFormat: "~s" } : {};
+  return { ...axis, ...large, ticks: Math.max(3, Math.floor(width / 110)) };
+}
+
+/** All that is known of a mark. */
+function told(chart, d) {
+  const name = (column) => (column === "value" && chart.mark !== "dots" ? chart.title : column);
+  const value = (column) => (column === chart.x && chart.bytes ? bytes(d[column]) : readable(d[column]));
+  const rest = chart.columns.filter((column) => column !== chart.color && column !== chart.facet && d[column] !== null);
+  return [d[chart.color], ...rest.map((column) => `${name(column)}: ${value(column)}`)].join("\n");
+}
+
+function curve(chart, rows, { width, names, color, dash }, shape) {
   const shown = rows.filter((d) => d[chart.y] !== null);
   const each = d3.group(shown, (d) => d[chart.color]);
   // The first ones are wider, so that they show below those that lie on them.
   const wide = (name) => 1.5 + 0.6 * Math.min(4, names.length - 1 - names.indexOf(name));
   const marks = names.filter((name) => each.has(name)).map((name) => Plot.line(each.get(name), {
     x: chart.x, y: chart.y, stroke: color(name), strokeWidth: wide(name), curve: shape,
-    strokeDasharray: DASHES[names.indexOf(name) % DASHES.length] || undefined,
+    strokeDasharray: dash(name) || undefined,
     // Few points are seen as such, not as a course between them.
     marker: shape === "linear" && each.get(name).length <= 24 ? "circle" : undefined,
   }));
   return Plot.plot({
-    width, style: FONT, marginLeft: 58, marginRight: 20, marginBottom: 38, height: 260,
-    x: {
-      label: chart.labels[0], type: chart.log[0] ? "log" : "linear", ticks: Math.max(3, Math.floor(width / 110)),
-      tickFormat: chart.log[0] ? "~s" : "~s",
-    },
+    width, style: FONT, marginTop: TOP, marginLeft: 58, marginRight: 30, marginBottom: 38, height: 270,
+    x: across(chart, shown, width),
     y: { label: chart.labels[1], grid: true, zero: true, nice: true, type: chart.log[1] ? "log" : "linear" },
     color: { domain: names, range: names.map(color) },
-    marks: [
-      ...marks,
-      Plot.ruleY([0]),
-      Plot.tip(shown, Plot.pointer({
-        x: chart.x, y: chart.y,
-        title: (d) => [d[chart.color], ...chart.columns.filter((c) => c !== chart.color)
-          .map((c) => `${c === "value" ? chart.title : c}: ${readable(d[c])}`)].join("\n"),
-      })),
-    ],
+    marks: [...marks, Plot.ruleY([0]), Plot.tip(shown, Plot.pointer({ x: chart.x, y: chart.y, title: (d) => told(chart, d) }))],
   });
 }
 

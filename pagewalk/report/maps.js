@@ -193,17 +193,17 @@ function segmentPicture(segment, width) {
   svg.append("rect").attr("x", x1).attr("y", 22).attr("width", x2 - x1).attr("height", 22).attr("fill", "#56b4e9").attr("fill-opacity", 0.55).attr("stroke", "#0072b2");
   svg.append("rect").attr("x", x1).attr("y", 78).attr("width", x2 - x1).attr("height", 22).attr("fill", "#009e73").attr("fill-opacity", 0.45).attr("stroke", "#009e73");
   for (const x of [x1, (x1 + x2) / 2, x2]) svg.append("line").attr("x1", x).attr("x2", x).attr("y1", 46).attr("y2", 76).attr("stroke", "var(--soft)").attr("stroke-dasharray", "3 3");
-  svg.append("text").attr("x", x1).attr("y", 15).text(hex(base));
-  svg.append("text").attr("x", x2).attr("y", 15).attr("text-anchor", "end").text(hex(limit));
-  svg.append("text").attr("x", (x1 + x2) / 2).attr("y", 37).attr("text-anchor", "middle").text(size);
-  svg.append("text").attr("x", x1).attr("y", 114).text(hex(target));
-  svg.append("text").attr("x", x2).attr("y", 114).attr("text-anchor", "end").text(hex(target + length));
-  svg.append("text").attr("x", (x1 + x2) / 2).attr("y", 64).attr("text-anchor", "middle").attr("class", "soft")
-    .text(segment.escapes ? `${readable(segment.escapes)} pages escaped` : "no page escaped");
   for (const [at, why] of segment.escaped) {
     const x = x1 + (x2 - x1) * (Number(BigInt(at) - base) / Number(length));
     svg.append("line").attr("x1", x).attr("x2", x).attr("y1", 20).attr("y2", 48).attr("stroke", "#d55e00").attr("stroke-width", 1.6)
       .append("title").text(`0x${at.toString(16)}: ${why}`);
   }
+  svg.append("text").attr("x", x1).attr("y", 15).text(hex(base));
+  svg.append("text").attr("x", x2).attr("y", 15).attr("text-anchor", "end").text(hex(limit));
+  svg.append("text").attr("x", (x1 + x2) / 2).attr("y", 37).attr("text-anchor", "middle").attr("class", "over").text(size);
+  svg.append("text").attr("x", x1).attr("y", 114).text(hex(target));
+  svg.append("text").attr("x", x2).attr("y", 114).attr("text-anchor", "end").text(hex(target + length));
+  svg.append("text").attr("x", (x1 + x2) / 2).attr("y", 64).attr("text-anchor", "middle").attr("class", "soft over")
+    .text(segment.escapes ? `${readable(segment.escapes)} pages escaped` : "no page escaped");
   return svg.node();
 }

@@ -8,13 +8,15 @@ const PARTS = {
 
 const report = JSON.parse(document.getElementById("data").textContent);
 document.getElementById("title").textContent = report.title;
-document.getElementById("lead").textContent = report.lead;
+// A number and its unit stay on one line.
+const together = (text) => text.replace(/(\d) (%|KiB|MiB|GiB|TiB|ns)/g, "$1\u00a0$2");
+document.getElementById("lead").textContent = together(report.lead);
 for (const [name, value] of report.about) document.getElementById("about").append(el("dt", {}, name), el("dd", {}, value));
 const main = document.getElementById("main");
 main.replaceChildren();
 for (const section of report.sections) {
   document.getElementById("contents").append(el("a", { href: "#" + section.id }, section.title));
-  const box = el("section", { id: section.id }, el("h2", {}, section.title), ...section.text.map((t) => el("p", {}, t)));
+  const box = el("section", { id: section.id }, el("h2", {}, section.title), ...section.text.map((t) => el("p", {}, together(t))));
   main.append(box);
   for (const part of section.parts) box.append(PARTS[part.type](part));
 }

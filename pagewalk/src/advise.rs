@@ -11,11 +11,25 @@ use lab::experiment::{self, Experiment, ExperimentError};
 use machine::input::Source;
 use serde::Serialize;
 
+/// What is printed.
+#[derive(Serialize)]
+struct Printed {
+    /// The workload or trace.
+    workload: String,
+    /// The machine profile's name.
+    machine: String,
+    /// Seeds that it ran with.
+    seeds: u64,
+    /// Where the program may run.
+    advice: Vec<Advice>,
+}
+
 /// What is said of one place that the program may run in.
 #[derive(Serialize)]
 struct Advice {
     /// `native` or `nested`.
     today: &'static str,
+    /// Remedies; the first is today's system.
     verdicts: Vec<Verdict>,
     /// Systems that could not run, and why.
     left_out: Vec<(String, String)>,
@@ -23,7 +37,7 @@ struct Advice {
 
 /// Runs the remedies and says what they do.
 pub fn advise(args: &AdviseArgs, output: Output) -> Result<()> {
-    let (mut experiment, input) = inputs::experiment(&["native".to_string()], &args.experiment)?;
+    let (mut experiment, input) = inputs::experiment(&["native".to_string()], &args.experiment, output)?;
     let live = matches!(input, Input::Live(_));
     let seeds = if live { 1 } else { args.seeds };
     let setup = if live { None } else { Some(input.open(experiment.seed)?.setup()?) };
@@ -80,18 +94,10 @@ pub fn advise(args: &AdviseArgs, output: Output) -> Result<()> {
         crate::said(file, output);
     }
     if output.json {
-        #[derive(Serialize)]
-        struct All<'a> {
-            workload: &'a str,
-            machine: &'a str,
-            seeds: u64,
-            advice: &'a [Advice],
-        }
-        let workload = runs.first().and_then(|run| run.first()).map_or("", |o| o.workload.as_str());
-        return print_json(
-            "advice",
-            &All { workload, machine: &experiment.profile.name, seeds, advice: &advice },
-        );
+        let workload =
+            runs.first().and_then(|run| run.first()).map_or_else(String::new, |o| o.workload.clone());
+        let printed = Printed { workload, machine: experiment.profile.name, seeds, advice };
+        return print_json("advice", &printed);
     }
     print(&text(&advice, &runs, seeds, live))
 }

@@ -13,8 +13,34 @@ use lab::world::{Plan, World};
 use machine::explain::{Explained, What};
 use machine::input::{Block, More, Setup};
 use paging::{Dim, Va};
+use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
+
+/// What is printed of a system.
+#[derive(Serialize)]
+struct Walks {
+    /// Version of this shape.
+    schema: u32,
+    /// The system's name.
+    system: String,
+    /// The machine profile's name.
+    machine: String,
+    /// The workload or trace.
+    workload: String,
+    /// Seed of everything random.
+    seed: u64,
+    /// Accesses before the walks.
+    warmup: u64,
+    /// Whose address it is.
+    process: u16,
+    /// The address.
+    address: String,
+    /// The walk with empty page-walk caches.
+    cold: WalkView,
+    /// The walk again, with what that left behind.
+    warm: WalkView,
+}
 
 /// Runs the warm-up under each system, then walks for `address` cold and warm, and prints both.
 pub fn explain(
@@ -64,18 +90,18 @@ pub fn explain(
         }
         let cold = world.explain(process, va, true).with_context(context)?;
         let warm = world.explain(process, va, false).with_context(context)?;
-        documents.push(serde_json::json!({
-            "schema": SCHEMA,
-            "system": system.to_string(),
-            "machine": experiment.profile.name,
-            "workload": setup.name,
-            "seed": experiment.seed,
-            "warmup": seen,
-            "process": process,
-            "address": format!("{raw:#x}"),
-            "cold": world.walk_view(&cold),
-            "warm": world.walk_view(&warm),
-        }));
+        documents.push(Walks {
+            schema: SCHEMA,
+            system: system.to_string(),
+            machine: experiment.profile.name.clone(),
+            workload: setup.name.clone(),
+            seed: experiment.seed,
+            warmup: seen,
+            process,
+            address: format!("{raw:#x}"),
+            cold: world.walk_view(&cold),
+            warm: world.walk_view(&warm),
+        });
         let mut text = format!("{system}: the walk for {raw:#x}, after {seen} accesses of {}\n", setup.name);
         for (walk, what) in
             [(&cold, "with empty page-walk caches"), (&warm, "again, with what that left behind")]

@@ -74,7 +74,11 @@ pub fn machine(name: &str) -> Result<Profile> {
 }
 
 /// All of an experiment but its accesses.
-pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experiment, Input)> {
+pub fn experiment(
+    systems: &[String],
+    args: &cli::Experiment,
+    output: cli::Output,
+) -> Result<(Experiment, Input)> {
     let systems = systems.iter().map(|s| System::parse(s)).collect::<Result<Vec<_>, _>>()?;
     if systems.is_empty() {
         bail!("no system was named; `pagewalk list systems` lists them");
@@ -90,7 +94,7 @@ pub fn experiment(systems: &[String], args: &cli::Experiment) -> Result<(Experim
         // No more than is simulated: the program need not wait for the rest.
         let limit = args.accesses.map(|n| n.saturating_add(args.warmup.unwrap_or(0)));
         let (command, capture) = (args.command.clone(), args.capture.clone());
-        Input::Live(Program { command, capture, limit, layout: snapshot.clone() })
+        Input::Live(Program { command, capture, limit, layout: snapshot.clone(), aside: output.json })
     };
     let (warmup, accesses) = match &input {
         Input::Workload(_) => {

@@ -3,20 +3,45 @@
 use crate::cli::{self, Output, RecordArgs, Route, StartSignal};
 use crate::progress::{Line, View};
 use crate::report::thousands;
+use crate::traces::Written;
 use anyhow::{Result, bail, ensure};
 use lab::Outcome;
 use lab::experiment::{self, Experiment};
 use lab::look::{Look, Sight};
 use machine::input::{Block, More, Setup, Source, SourceError};
 use rustix::process::Signal;
+use serde::Serialize;
 use std::ffi::OsString;
+use std::fs::File;
 use std::ops::ControlFlow;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trace::capture::{
     self, Afterwards, CaptureOptions, Fetches, Layout, LiveSource, Pages, Snapshot, Start, Summary,
 };
+
+/// What is printed of a recording.
+#[derive(Serialize)]
+struct Recording {
+    #[serde(flatten)]
+    trace: Written,
+    /// Different 4 KiB pages that were accessed.
+    pages: u64,
+    /// Accesses before the start that was asked for.
+    skipped: u64,
+    /// Accesses after the end: after a limit or an interruption.
+    dropped: u64,
+    /// It was cut short by SIGINT or SIGTERM.
+    interrupted: bool,
+    /// Programs that were started but could not be captured, and why.
+    escapes: Vec<String>,
+    /// How addresses differ from native ones, in a sentence.
+    layout: String,
+    /// The program's exit status, as its own shell would see it.
+    status: u8,
+}
 
 /// A program to run, and how to capture it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +54,17 @@ pub struct Program {
     pub limit: Option<u64>,
     /// The addresses that it is to have.
     pub layout: Option<Arc<Snapshot>>,
+    /// What it prints goes to standard error: standard output has JSON.
+    pub aside: bool,
 }
 
 impl Program {
     /// Starts it.
     pub fn start(&self) -> Result<LiveSource> {
         let [program, args @ ..] = self.command.as_slice() else { bail!("no program was named after `--`") };
-        Ok(capture::start(program, args, self.options())?)
+        let stdout = self.aside.then(|| std::io::stderr().as_fd().try_clone_to_owned()).transpose()?;
+        let options = CaptureOptions { stdout: stdout.map(File::from), ..self.options() };
+        Ok(capture::start(program, args, options)?)
     }
 
     fn options(&self) -> CaptureOptions {
@@ -121,7 +150,7 @@ fn counts(summary: &Summary) -> String {
 pub fn record(args: &RecordArgs, output: Output) -> Result<u8> {
     let layout = args.layout.as_deref().map(Snapshot::load).transpose()?.map(Arc::new);
     let (command, capture) = (args.command.clone(), args.capture.clone());
-    let program = Program { command, capture, limit: args.limit, layout };
+    let program = Program { command, capture, limit: args.limit, layout, aside: output.json };
     let source = program.start()?;
     program.say_when(output);
     let mut line = Line::new(output.quiet);
@@ -139,7 +168,22 @@ pub fn record(args: &RecordArgs, output: Output) -> Result<u8> {
             recorded.written.bytes as f64 / recorded.written.accesses.max(1) as f64
         );
     }
-    Ok(status(&recorded.summary))
+    let status = status(&recorded.summary);
+    if output.json {
+        let summary = &recorded.summary;
+        let recording = Recording {
+            trace: Written::from(&recorded.written),
+            pages: recorded.pages,
+            skipped: summary.skipped,
+            dropped: summary.dropped,
+            interrupted: summary.interrupted,
+            escapes: summary.escapes.clone(),
+            layout: summary.layout.clone(),
+            status,
+        };
+        crate::print_json("record", &recording)?;
+    }
+    Ok(status)
 }
 
 fn progress(accesses: u64, pages: u64, rate: f64) -> String {

@@ -6,6 +6,7 @@ mod explain;
 mod figures;
 mod html;
 mod inputs;
+mod list;
 mod live;
 mod passthrough;
 mod perfetto;
@@ -24,7 +25,7 @@ mod watch;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use cli::{Attacked, Cli, Command, Listed, Output, Reproduced};
+use cli::{Attacked, Cli, Command, Output, Reproduced};
 use lab::Outcome;
 use lab::experiment;
 use lab::look::Board;
@@ -69,7 +70,7 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Some(Command::Explain { system, address, process, html, experiment }) => {
             let systems: Vec<String> = system.split(',').map(String::from).collect();
-            let (experiment, input) = inputs::experiment(&systems, &experiment)?;
+            let (experiment, input) = inputs::experiment(&systems, &experiment, output)?;
             done(explain::explain(&experiment, &input, (process, &address), html.as_deref(), output))
         }
         Some(Command::Record(args)) => live::record(&args, output),
@@ -84,9 +85,9 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Command::Attack { what: Attacked::Passthrough(args) }) => {
             done(passthrough::attack(&args, output))
         }
-        Some(Command::List { what }) => done(list(what, output)),
+        Some(Command::List { what }) => done(list::list(what, output)),
         Some(Command::Completions { shell }) => done(shells::completions(shell)),
-        Some(Command::Man { directory }) => done(shells::man(&directory)),
+        Some(Command::Man { directory }) => done(shells::man(&directory, output)),
     }
 }
 
@@ -120,7 +121,7 @@ const PAGES: usize = 1800;
 
 /// Runs systems on an input and prints what came out; with a live program, its exit status is ours.
 fn simulate(systems: &[String], args: &cli::Experiment, look: &cli::Look, output: Output) -> Result<u8> {
-    let (experiment, input) = inputs::experiment(systems, args)?;
+    let (experiment, input) = inputs::experiment(systems, args, output)?;
     if let Some(layout) = experiment.layout.as_ref().filter(|_| !output.quiet) {
         eprintln!("{}", layout.says());
     }
@@ -226,8 +227,8 @@ fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
 /// Version of the shape of what is printed as JSON but for outcomes and walks, which have versions of their own.
 const SCHEMA: u32 = 1;
 
-/// Prints a value as JSON, with its version and what it is.
-pub(crate) fn print_json<T: serde::Serialize>(kind: &str, value: &T) -> Result<()> {
+/// A value as JSON, with its version and what it is.
+pub(crate) fn json_text<T: serde::Serialize>(kind: &str, value: &T) -> Result<String> {
     #[derive(serde::Serialize)]
     struct Versioned<'a, T> {
         schema: u32,
@@ -235,7 +236,12 @@ pub(crate) fn print_json<T: serde::Serialize>(kind: &str, value: &T) -> Result<(
         #[serde(flatten)]
         value: &'a T,
     }
-    print(&(serde_json::to_string_pretty(&Versioned { schema: SCHEMA, kind, value })? + "\n"))
+    Ok(serde_json::to_string_pretty(&Versioned { schema: SCHEMA, kind, value })? + "\n")
+}
+
+/// Prints that.
+pub(crate) fn print_json<T: serde::Serialize>(kind: &str, value: &T) -> Result<()> {
+    print(&json_text(kind, value)?)
 }
 
 /// The same of a list.
@@ -251,44 +257,4 @@ pub(crate) fn print_json_rows<T: serde::Serialize>(kind: &str, rows: &T) -> Resu
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write the result")
-}
-
-fn list(what: Listed, output: Output) -> Result<()> {
-    let rows: Vec<(String, String)> = match what {
-        Listed::Systems => lab::system::presets().map(|(n, d)| (n.to_string(), d.to_string())).collect(),
-        Listed::Machines => machine::profile::Profile::list()
-            .map(|(name, _)| Ok((name.to_string(), machine::profile::Profile::builtin(name)?.title)))
-            .collect::<Result<_>>()?,
-        Listed::Workloads => {
-            workloads::list().iter().map(|w| (w.name.to_string(), w.summary.to_string())).collect()
-        }
-    };
-    if output.json {
-        let rows: Vec<_> =
-            rows.iter().map(|(name, what)| serde_json::json!({ "name": name, "what": what })).collect();
-        return print_json_rows("list", &rows);
-    }
-    let width = rows.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
-    let mut text: String = rows.iter().map(|(n, d)| format!("{n:width$}  {d}\n")).collect();
-    match what {
-        Listed::Systems => {
-            text += "\nFeatures, added with `+` (nested+frag=0.5+host-pt-node=1):\n";
-            let features = lab::System::features();
-            let width = features.iter().map(|(n, _)| n.len()).max().unwrap_or(0);
-            text.extend(features.iter().map(|(n, d)| format!("  {n:width$}  {d}\n")));
-        }
-        Listed::Machines => text += "\nA profile of your own: `-m my.toml`.\n",
-        Listed::Workloads => {
-            text += "\nParameters (`gups:footprint=64GiB,threads=4`):\n";
-            for w in workloads::list() {
-                text += &format!("  {} (from {})\n", w.name, w.source);
-                text.extend(
-                    w.parameters
-                        .iter()
-                        .map(|p| format!("      {}={}  {} ({})\n", p.name, p.default, p.meaning, p.unit)),
-                );
-            }
-        }
-    }
-    print(&text)
 }

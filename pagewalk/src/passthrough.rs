@@ -7,8 +7,45 @@ use lab::reproduce::passthrough::{self as report, CASES, Judgement, LABELS, Meas
 use mechanisms::passthrough::Checks;
 use mechanisms::passthrough::attack::{ATTACKS, Attack, Tally};
 use paging::random::SplitMix64;
+use serde::Serialize;
 use std::fmt::Write;
 use std::path::Path;
+
+/// What is printed of an attack.
+#[derive(Serialize)]
+struct AttackRow {
+    /// The attack's name.
+    attack: &'static str,
+    /// What the guest does.
+    what: &'static str,
+    /// With the table check, or with the data check alone.
+    table_check: bool,
+    /// Accesses made.
+    accesses: u64,
+    /// Of these, faults that a tag's check raised.
+    tag_faults: u64,
+    /// Other faults: the guest's own.
+    page_faults: u64,
+    /// Accesses that reached a frame of the guest's own.
+    own: u64,
+    /// Accesses that reached a foreign frame.
+    foreign_data: u64,
+    /// Foreign words that the walker took for entries.
+    foreign_entries: u64,
+    /// Foreign words that the walker changed.
+    foreign_changed: u64,
+}
+
+/// What is printed of a comparison.
+#[derive(Serialize)]
+struct Report {
+    /// Names of the systems, in the order of each row's numbers.
+    systems: [&'static str; LABELS.len()],
+    /// A workload in a setting each.
+    rows: Vec<Measured>,
+    /// The paper's claims.
+    judged: Vec<Judgement>,
+}
 
 fn splitmix(seed: u64) -> impl FnMut() -> u64 {
     let mut random = SplitMix64(seed);
@@ -42,17 +79,19 @@ pub fn attack(args: &AttackArgs, output: Output) -> Result<()> {
     }
     let escaped: Vec<&str> = rows.iter().filter(|r| r.1 && !r.2.is_clean()).map(|r| r.0.name).collect();
     if output.json {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(attack, tables, t)| {
-                serde_json::json!({
-                    "attack": attack.name, "what": attack.what, "table_check": tables, "accesses": t.accesses,
-                    "tag_faults": t.tag_faults, "page_faults": t.page_faults, "own": t.own,
-                    "foreign_data": t.foreign_data, "foreign_entries": t.foreign_entries,
-                    "foreign_changed": t.foreign_changed,
-                })
-            })
-            .collect();
+        let row = |(attack, tables, t): &(&Attack, bool, Tally)| AttackRow {
+            attack: attack.name,
+            what: attack.what,
+            table_check: *tables,
+            accesses: t.accesses,
+            tag_faults: t.tag_faults,
+            page_faults: t.page_faults,
+            own: t.own,
+            foreign_data: t.foreign_data,
+            foreign_entries: t.foreign_entries,
+            foreign_changed: t.foreign_changed,
+        };
+        let rows: Vec<AttackRow> = rows.iter().map(row).collect();
         crate::print_json_rows("attack passthrough", &rows)?;
     } else {
         crate::print(&attacks_text(&rows, args.seed))?;
@@ -147,12 +186,12 @@ pub fn reproduce(args: &PassThroughArgs, html: Option<&Path>, output: Output) ->
     let judged = report::judge(&rows);
     say(verdict(&rows, &judged))?;
     if let Some(file) = html {
-        crate::html::passthrough(&rows, &all).write(file)?;
+        crate::html::passthrough(&rows, &judged, &all).write(file)?;
         crate::said(file, output);
     }
     if output.json {
-        let json = serde_json::json!({ "systems": LABELS, "rows": rows, "judged": judged });
-        return crate::print_json("reproduce passthrough", &json);
+        let report = Report { systems: LABELS, rows, judged };
+        return crate::print_json("reproduce passthrough", &report);
     }
     Ok(())
 }

@@ -10,9 +10,13 @@ use std::path::Path;
 /// What is printed.
 #[derive(serde::Serialize)]
 struct Report {
+    /// A class of programs each.
     classes: Vec<ClassReport>,
+    /// What comes out over all classes.
     averages: segments::Averages,
+    /// Segments in memory with faulty frames.
     bad_frames: Vec<BadFrames>,
+    /// Segments of memory that was in pieces.
     ballooning: Vec<Ballooning>,
 }
 

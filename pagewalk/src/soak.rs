@@ -7,8 +7,40 @@ use lab::System;
 use lab::experiment::Progress;
 use lab::matrix::{self, Combination};
 use lab::soak::{self, Case, Done};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+/// What `matrix` prints.
+#[derive(Serialize)]
+struct Matrix {
+    /// Combinations that make sense.
+    valid: Vec<String>,
+    /// Why others are refused, and which those are.
+    refused: BTreeMap<String, Vec<String>>,
+    /// What came of running them, if they were run.
+    run: Option<Ran>,
+}
+
+/// Combinations under the oracle.
+#[derive(Serialize)]
+struct Ran {
+    /// How many ran.
+    combinations: u64,
+    /// Accesses that the oracle checked, without a mismatch.
+    verified: u64,
+}
+
+/// What `soak` prints.
+#[derive(Serialize)]
+struct Soaked {
+    /// Cases that ran.
+    cases: u64,
+    /// Accesses that the oracle checked, without a mismatch.
+    verified: u64,
+    /// The seed that they were drawn from.
+    seed: u64,
+}
 
 /// Runs cases with a line of progress; a failure becomes an error that says how to see it again.
 fn watched(
@@ -63,10 +95,9 @@ pub fn matrix(args: &MatrixArgs, output: Output) -> Result<()> {
         }
     };
     if output.json {
-        let valid: Vec<&String> = valid.iter().map(|(name, _)| name).collect();
-        let done = done.map(|d| serde_json::json!({ "combinations": d.cases, "verified": d.accesses }));
-        let json = serde_json::json!({ "valid": valid, "refused": refused, "run": done });
-        return crate::print_json("matrix", &json);
+        let valid = valid.into_iter().map(|(name, _)| name).collect();
+        let run = done.map(|done| Ran { combinations: done.cases, verified: done.accesses });
+        return crate::print_json("matrix", &Matrix { valid, refused, run });
     }
     let mut text = String::new();
     if args.run.is_none() {
@@ -98,8 +129,8 @@ pub fn soak(args: &SoakArgs, output: Output) -> Result<()> {
     let draw = |number: u64| (number < most).then(|| Case::draw(args.seed, number));
     let done = watched(&draw, args.threads, Some(deadline), output)?;
     if output.json {
-        let json = serde_json::json!({ "cases": done.cases, "verified": done.accesses, "seed": args.seed });
-        return crate::print_json("soak", &json);
+        let soaked = Soaked { cases: done.cases, verified: done.accesses, seed: args.seed };
+        return crate::print_json("soak", &soaked);
     }
     print(&format!(
         "{} cases drawn from seed {}: the oracle checked {} accesses and found no mismatch.\n",

@@ -4,10 +4,43 @@ use crate::cli::{Output, TraceCommand};
 use crate::progress::Reading;
 use crate::tracetext;
 use anyhow::{Context, Result};
+use serde::Serialize;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use trace::summary::{self, Extent};
 use trace::{Format, Meter, OpenOptions, WriteOptions, capture};
+
+/// What is printed of a trace that was written.
+#[derive(Serialize)]
+pub struct Written {
+    /// The trace.
+    pub path: PathBuf,
+    /// Accesses in it.
+    pub accesses: u64,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+impl From<&trace::Written> for Written {
+    fn from(written: &trace::Written) -> Written {
+        Written { path: written.path.clone(), accesses: written.accesses, bytes: written.bytes }
+    }
+}
+
+/// What is printed of a snapshot that went to a file.
+#[derive(Serialize)]
+struct Stored {
+    /// The file.
+    path: PathBuf,
+    /// The process.
+    pid: u32,
+    /// Its mappings.
+    mappings: usize,
+    /// Its pages of 4 KiB that are in memory.
+    pages: u64,
+    /// What could not be seen, why, and what would help.
+    unseen: Vec<String>,
+}
 
 /// How a file is opened, and a line that says how far it has been read.
 fn reading(file: &Path, format: Option<&str>, output: Output) -> Result<(OpenOptions, Reading)> {
@@ -73,6 +106,9 @@ fn convert(
     if !output.quiet {
         eprintln!("{}: {} accesses", to.display(), crate::report::thousands(written.accesses));
     }
+    if output.json {
+        return crate::print_json("trace convert", &Written::from(&written));
+    }
     Ok(())
 }
 
@@ -97,16 +133,25 @@ pub fn snapshot(pid: u32, file: Option<&Path>, output: Output) -> Result<()> {
     }
     if let Some(file) = file {
         snapshot.save(file)?;
+        let stored = Stored {
+            path: file.to_path_buf(),
+            pid,
+            mappings: snapshot.mappings.len(),
+            pages: snapshot.mappings.iter().map(|m| m.present()).sum(),
+            unseen: snapshot.unseen,
+        };
         if !output.quiet {
-            let pages: u64 = snapshot.mappings.iter().map(|m| m.present()).sum();
             eprintln!(
                 "{}: process {pid}, {} mappings, {} pages of 4 KiB in memory",
                 file.display(),
-                snapshot.mappings.len(),
-                crate::report::thousands(pages)
+                stored.mappings,
+                crate::report::thousands(stored.pages)
             );
         }
-        return Ok(());
+        return if output.json { crate::print_json("snapshot file", &stored) } else { Ok(()) };
+    }
+    if output.json {
+        return crate::print_json("snapshot", &snapshot);
     }
     let text = serde_json::to_string_pretty(&snapshot).context("the snapshot as JSON")?;
     crate::print(&(text + "\n"))

@@ -1,6 +1,6 @@
 //! The report of an advice: what would help a program, by how much, and what it needs.
 
-use super::{Chart, Document, Mark, Part, Table, compare, rounded};
+use super::{Chart, Document, Mark, Part, Table, colors_of, compare, rounded};
 use lab::Outcome;
 use lab::advise::{Reach, Verdict};
 use serde_json::json;
@@ -16,14 +16,19 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
     document.about("workload", workload);
     document.about("machine", runs.first().map_or("", |o| o.machine.as_str()));
     document.about("seeds", seeds);
-    let columns = ["percent of the time saved", "system", "over seeds", "place", "needs", "reach", "sure"];
+    let columns = [
+        "percent of the time saved",
+        "system",
+        "changed",
+        "place",
+        "least",
+        "most",
+        "needs",
+        "helps under all seeds",
+    ];
     let mut chart = Chart::new(Mark::Dots, "What each remedy saves", &columns);
     chart.facet = Some("place");
-    chart.colors = vec![
-        ("mean".to_string(), "#0072b2"),
-        ("least".to_string(), "#8a8f98"),
-        ("most".to_string(), "#e69f00"),
-    ];
+    chart.colors = colors_of(Reach::ALL.map(Reach::says));
     let names = [
         "place",
         "system",
@@ -31,8 +36,8 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
         "least",
         "most",
         "walks left, %",
-        "frames more",
-        "bytes of tables more",
+        "memory more, MiB",
+        "tables more, KiB",
     ];
     let names = names.into_iter().chain(["kernel, cycles per access", "changed", "needs", "sure"]);
     let mut table = Table {
@@ -43,19 +48,18 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
     for (today, verdicts) in places {
         let place = if *today == "native" { "without a VM" } else { "in a VM" };
         for v in *verdicts {
-            let reach = v.remedy.reach.says();
             let sure = if v.sure { "yes" } else { "no" };
-            for (which, share) in [("least", v.saves.low), ("most", v.saves.high), ("mean", v.saves.mean)] {
-                chart.row(vec![
-                    rounded(100.0 * share),
-                    json!(v.remedy.system),
-                    json!(which),
-                    json!(place),
-                    json!(v.remedy.needs),
-                    json!(reach),
-                    json!(sure),
-                ]);
-            }
+            let saved = |share: f64| rounded(100.0 * share);
+            chart.row(vec![
+                saved(v.saves.mean),
+                json!(v.remedy.system),
+                json!(v.remedy.reach.says()),
+                json!(place),
+                saved(v.saves.low),
+                saved(v.saves.high),
+                json!(v.remedy.needs),
+                json!(sure),
+            ]);
             // Of seeds, no more is known.
             let percent = |share: f64| rounded((1e4 * share).round() / 100.0);
             table.rows.push(vec![
@@ -65,8 +69,8 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
                 percent(v.saves.low),
                 percent(v.saves.high),
                 percent(v.walks),
-                json!(v.frames),
-                json!(v.table_bytes),
+                rounded(v.frames as f64 / 256.0),
+                rounded(v.table_bytes as f64 / 1024.0),
                 rounded(v.software),
                 json!(change(v.remedy.reach)),
                 json!(v.remedy.needs),
@@ -77,7 +81,7 @@ pub fn advise(places: &[(&str, &[Verdict])], runs: &[Outcome], seeds: u64, text:
     document.section(
         "advice",
         "What would help",
-        &["Right of 0 is saved, left of 0 is lost; a line is the spread over seeds."],
+        &["Right of 0 is saved, left of 0 is lost; a bar is the spread over seeds."],
         vec![Part::Chart(chart), Part::Table(table)],
     );
     let outcomes: Vec<&Outcome> = runs.iter().collect();

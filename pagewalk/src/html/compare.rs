@@ -1,6 +1,7 @@
 //! The report of systems that ran on the same accesses.
 
 use super::{Chart, Document, Mark, Part, Table, maps, rounded};
+use crate::report::thousands;
 use lab::experiment::Experiment;
 use lab::look::Sight;
 use lab::outcome::{CellCounts, Outcome, ServedCounts};
@@ -16,7 +17,7 @@ const PARTS: [(&str, &str); 11] = [
     ("page faults", "#009e73"),
     ("exits and hypervisor", "#f0e442"),
     ("system calls", "#8c6d31"),
-    ("TLB shootdowns", "#000000"),
+    ("TLB shootdowns", "var(--ink)"),
     ("other kernel work", "#e69f00"),
     ("", ""),
 ];
@@ -70,12 +71,17 @@ pub fn compare(experiment: &Experiment, seen: &[(Outcome, Sight)], lead: Option<
     let mut document = Document::new(title, lead.unwrap_or_default());
     document.about("workload", &base.workload);
     document.about("machine", format!("{} ({})", base.machine, experiment.profile.title));
-    document.about("accesses", format!("{} counted, after {} of warm-up", base.accesses, base.warmup));
+    document.about(
+        "accesses",
+        format!("{} counted, after {} of warm-up", thousands(base.accesses), thousands(base.warmup)),
+    );
     document.about("seed", base.seed);
     document.about("schema", base.schema);
     if let Some(checked) = base.verified {
-        document
-            .about("oracle", format!("checked {checked} accesses under each system and found no mismatch"));
+        document.about(
+            "oracle",
+            format!("checked {} accesses under each system and found no mismatch", thousands(checked)),
+        );
     }
 
     let many = outcomes.len() > 1;

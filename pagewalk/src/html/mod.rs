@@ -4,6 +4,7 @@
 //! (`report/`) draws them; charts by Observable Plot and D3, which are embedded with everything else.
 
 mod advise;
+mod all;
 mod compare;
 mod explain;
 mod maps;
@@ -11,6 +12,7 @@ mod reproduce;
 mod sweep;
 
 pub use advise::advise;
+pub use all::all;
 pub use compare::compare;
 pub use explain::{Asked, explain};
 pub use reproduce::{babelfish, curve, figures, gups, passthrough, ptemagnet, segments, together};
@@ -113,6 +115,9 @@ pub struct Chart {
     pub colors: Vec<(String, &'static str)>,
     /// Logarithmic axes.
     pub log: (bool, bool),
+    /// x is bytes: its axis has powers of two.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bytes: bool,
     /// Names of the data's columns.
     pub columns: Vec<&'static str>,
     /// The data.
@@ -135,6 +140,15 @@ pub enum Mark {
     Points,
 }
 
+/// Okabe and Ito's colours and two more, told apart by colour-blind readers.
+const PALETTE: [&str; 8] =
+    ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#8c6d31", "#8a8f98"];
+
+/// A colour for each name, so that it has the same one in all charts of a report.
+fn colors_of<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<(String, &'static str)> {
+    names.into_iter().map(String::from).zip(PALETTE.iter().copied().cycle()).collect()
+}
+
 impl Chart {
     /// A chart of `columns`: x, y and colour come first.
     pub fn new(mark: Mark, title: &str, columns: &[&'static str]) -> Chart {
@@ -150,6 +164,7 @@ impl Chart {
             labels: (at(0).to_string(), at(1).to_string()),
             colors: Vec::new(),
             log: (false, false),
+            bytes: false,
             columns: columns.to_vec(),
             rows: Vec::new(),
         }

@@ -3,6 +3,7 @@
 use super::{Chart, Document, Mark, Part, Table, rounded};
 use lab::figures::{Cell, Figure};
 use lab::reproduce::babelfish;
+use lab::reproduce::passthrough::{self, Judgement, LABELS};
 use lab::reproduce::ptemagnet::{Company, Measured, Report};
 use lab::reproduce::segments::ClassReport;
 use lab::reproduce::together::{Met, Pair};
@@ -25,19 +26,21 @@ const COLORS: [(&str, &str); 2] = [("measured", "#0072b2"), ("model", "#d55e00")
 /// Charts and a table of quantities, group by group; then what is printed without `--html`.
 fn document(title: &str, lead: &str, unit: &str, rows: &[Beside], text: &str) -> Document {
     let mut document = Document::new(title.to_string(), lead.to_string());
-    let mut chart = Chart::new(
-        Mark::Dots,
-        "Measured and model",
-        &["value", "what", "which", "group", "difference", "source"],
-    );
+    // Of some, nobody has measured any.
+    let measured = rows.iter().any(|r| r.measured.is_some());
+    let what = if measured { "Measured and model" } else { "What comes out" };
+    let mut chart =
+        Chart::new(Mark::Dots, what, &["value", "what", "which", "group", "difference", "source"]);
     chart.labels = (unit.to_string(), String::new());
     chart.facet = rows.iter().any(|r| r.group != rows[0].group).then_some("group");
     chart.colors = COLORS.map(|(name, color)| (name.to_string(), color)).to_vec();
+    let columns: &[&str] = match measured {
+        true => &["group", "what", "measured", "model", "difference", "source of the measured value"],
+        false => &["group", "what", unit],
+    };
     let mut table = Table {
-        title: "Measured, model, and how far off".to_string(),
-        columns: ["group", "what", "measured", "model", "difference", "source of the measured value"]
-            .map(str::to_string)
-            .to_vec(),
+        title: if measured { "Measured, model, and how far off" } else { "As a table" }.to_string(),
+        columns: columns.iter().map(ToString::to_string).collect(),
         rows: Vec::new(),
     };
     for r in rows {
@@ -54,19 +57,16 @@ fn document(title: &str, lead: &str, unit: &str, rows: &[Beside], text: &str) ->
                 ]);
             }
         }
-        let measured = r.measured.map_or(Value::Null, rounded);
-        table.rows.push(vec![
-            json!(r.group),
-            json!(r.what),
-            measured,
-            rounded(r.model),
-            json!(off),
-            json!(r.source),
-        ]);
+        let mut row = vec![json!(r.group), json!(r.what), rounded(r.model)];
+        if measured {
+            row.insert(2, r.measured.map_or(Value::Null, rounded));
+            row.extend([json!(off), json!(r.source)]);
+        }
+        table.rows.push(row);
     }
-    document.section("compared", "Measured and model", &[], vec![Part::Chart(chart), Part::Table(table)]);
+    document.section("compared", what, &[], vec![Part::Chart(chart), Part::Table(table)]);
     if !text.is_empty() {
-        document.printed("As text", "The same as text", text);
+        document.printed("As text", "All of it as text", text);
     }
     document
 }
@@ -101,12 +101,12 @@ pub fn together(met: &[(&Pair, &Met)], text: &str) -> Document {
             what: (*system).to_string(),
             measured: None,
             model: cycles / met.cycles[0],
-            source: "no paper has it".to_string(),
+            source: String::new(),
         }));
     }
     document(
         "Mechanisms alone and together",
-        "Cycles of the same accesses as shares of those under neither mechanism.",
+        "Cycles of the same accesses as shares of those under neither mechanism. No paper has these.",
         "cycles, share of neither",
         &rows,
         text,
@@ -117,23 +117,24 @@ pub fn together(met: &[(&Pair, &Met)], text: &str) -> Document {
 pub fn curve(points: &[CurvePoint], text: &str) -> Document {
     let mut document = Document::new(
         "Nanoseconds per access by footprint".to_string(),
-        "Dots were measured on a Zen 4 in a VM; lines with dots are the model's.".to_string(),
+        "As measured on a Zen 4 in a VM, and as the model has them.".to_string(),
     );
     let mut names: Vec<&str> = points.iter().map(|p| p.column).collect();
     names.dedup();
     let mut parts = Vec::new();
     for name in names {
-        let mut chart = Chart::new(Mark::Points, name, &["KiB", "ns per access", "which"]);
+        let mut chart = Chart::new(Mark::Points, name, &["footprint", "ns per access", "which"]);
         chart.log = (true, true);
+        chart.bytes = true;
         chart.colors = COLORS.map(|(name, color)| (name.to_string(), color)).to_vec();
         for p in points.iter().filter(|p| p.column == name) {
-            chart.row(vec![json!(p.kib), rounded(p.measured), json!("measured")]);
-            chart.row(vec![json!(p.kib), rounded(p.model), json!("model")]);
+            chart.row(vec![json!(p.kib << 10), rounded(p.measured), json!("measured")]);
+            chart.row(vec![json!(p.kib << 10), rounded(p.model), json!("model")]);
         }
         parts.push(Part::Chart(chart));
     }
     document.section("curves", "Curves", &[], parts);
-    document.printed("As text", "The same as text", text);
+    document.printed("As text", "All of it as text", text);
     document
 }
 
@@ -161,22 +162,45 @@ pub fn figures(figures: &[&Figure], cells: &[Vec<Cell>], text: &str) -> Document
 }
 
 /// `reproduce passthrough`.
-pub fn passthrough(rows: &[lab::reproduce::passthrough::Measured], text: &str) -> Document {
-    let labels = lab::reproduce::passthrough::LABELS;
-    let beside: Vec<Beside> = rows
-        .iter()
-        .flat_map(|row| {
-            labels.iter().zip(row.cycles).skip(1).map(|(label, cycles)| Beside {
-                group: row.setting.name().to_string(),
-                what: format!("{} {label}", row.case.name),
-                measured: None,
-                model: cycles / row.cycles[0],
-                source: String::new(),
-            })
-        })
-        .collect();
-    let lead = "Cycles per access against native, and what is published, judged.";
-    document("Translation Pass-Through and the schemes beside it", lead, "against native", &beside, text)
+pub fn passthrough(rows: &[passthrough::Measured], judged: &[Judgement], text: &str) -> Document {
+    let mut document = Document::new(
+        "Translation Pass-Through and the schemes beside it".to_string(),
+        "Cycles of the same accesses against native, and what is published, judged.".to_string(),
+    );
+    let columns = ["cycles, against native", "workload", "system", "setting", "exits per 1000 accesses"];
+    let mut chart = Chart::new(Mark::Dots, "Time against native", &columns);
+    chart.labels.1.clear();
+    chart.facet = Some("setting");
+    let mut table = Table {
+        title: "Cycles per access".to_string(),
+        columns: ["setting", "workload"].into_iter().chain(LABELS).map(str::to_string).collect(),
+        rows: Vec::new(),
+    };
+    for row in rows {
+        let (setting, workload) = (row.setting.name(), row.case.name);
+        for (at, label) in LABELS.iter().enumerate() {
+            let share = rounded(row.cycles[at] / row.cycles[0]);
+            chart.row(vec![share, json!(workload), json!(label), json!(setting), rounded(row.exits[at])]);
+        }
+        let cycles = row.cycles.map(rounded);
+        table.rows.push([json!(setting), json!(workload)].into_iter().chain(cycles).collect());
+    }
+    let note = "1 is native; the settings are 4 KiB pages, huge pages, and tables on another socket.";
+    document.section("time", "Time", &[note], vec![Part::Chart(chart), Part::Table(table)]);
+    let verdict = |holds: Option<bool>| match holds {
+        Some(true) => "holds",
+        Some(false) => "does not hold",
+        None => "nothing that ran can tell",
+    };
+    let claim = |j: &Judgement| vec![json!(j.claim), json!(j.measured), json!(verdict(j.holds))];
+    let claims = Table {
+        title: "What is published, and what came out here".to_string(),
+        columns: ["claim", "measured", "verdict"].map(str::to_string).to_vec(),
+        rows: judged.iter().map(claim).collect(),
+    };
+    document.section("claims", "Claims", &[], vec![Part::Table(claims)]);
+    document.printed("As text", "All of it as text", text);
+    document
 }
 
 /// `reproduce ptemagnet`.

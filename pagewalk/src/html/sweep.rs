@@ -1,6 +1,6 @@
 //! The report of a sweep: how systems compare over its points, and what each parameter does.
 
-use super::{Chart, Document, Mark, Part, Table, rounded};
+use super::{Chart, Document, Mark, Part, Table, colors_of, rounded};
 use lab::results::Record;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -42,13 +42,22 @@ pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
     document.about("model", versions.join(", "));
     document.about("points", rows.len());
 
+    let mut systems: Vec<&str> = groups.iter().map(|g| g.system.as_str()).collect();
+    systems.sort_unstable();
+    systems.dedup();
+    // One system has one colour on the whole page.
+    let colors = colors_of(systems);
+    let colored = |mut chart: Chart| {
+        chart.colors.clone_from(&colors);
+        Part::Chart(chart)
+    };
     let slow = slowdowns(parameters, &groups);
     document.section(
         "systems",
         "Systems against each other",
         &["Time of each configuration against the first system's on the same machine, workload and parameters: how many \
            configurations are how much slower (above 1) or faster (below 1)."],
-        slow.into_iter().map(Part::Chart).collect(),
+        slow.into_iter().map(colored).collect(),
     );
     let mut charts = Vec::new();
     for (at, parameter) in parameters.iter().enumerate() {
@@ -56,7 +65,7 @@ pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
             continue;
         }
         for (measure, title) in MEASURES {
-            charts.extend(by_parameter(parameter, at, measure, title, &groups).map(Part::Chart));
+            charts.extend(by_parameter(parameter, at, measure, title, &groups).map(colored));
         }
     }
     document.section(
@@ -71,7 +80,7 @@ pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
         "configurations",
         "Configurations",
         &["A dot a configuration. The Parquet file has them all; the table has the slowest first."],
-        vec![Part::Chart(scatter), Part::Table(table(parameters, &groups))],
+        vec![colored(scatter), Part::Table(table(parameters, &groups))],
     );
     document
 }
@@ -198,6 +207,7 @@ fn by_parameter(parameter: &str, at: usize, measure: &str, title: &str, groups: 
         (a.min(f64::from_bits(**order)), b.max(f64::from_bits(**order)))
     });
     chart.log = (numeric && least > 0.0 && most / least >= 16.0, false);
+    chart.bytes = numeric && values.iter().all(|(_, shown)| shown.ends_with("iB"));
     for ((system, order, shown), all) in &means {
         let mean = rounded(all.iter().sum::<f64>() / all.len() as f64);
         let end = |f: fn(f64, f64) -> f64| rounded(all.iter().copied().fold(all[0], f));

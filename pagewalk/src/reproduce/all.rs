@@ -11,8 +11,7 @@ use std::path::Path;
 
 /// Runs all of it, and prints or writes the page.
 pub fn all(args: &AllArgs, html: Option<&Path>, output: Output) -> Result<()> {
-    anyhow::ensure!(html.is_none(), "this page has no HTML form; `--markdown FILE` writes it as Markdown");
-    if let Some(file) = &args.markdown {
+    for file in args.markdown.as_deref().into_iter().chain(html) {
         crate::writable(file)?;
     }
     let bar = Parts::new(output.quiet, "", "parts");
@@ -24,10 +23,16 @@ pub fn all(args: &AllArgs, html: Option<&Path>, output: Output) -> Result<()> {
         crate::write_whole(file, markdown(&page).as_bytes())
             .with_context(|| format!("cannot write `{}`", file.display()))?;
         crate::said(file, output);
-        return Ok(());
+    }
+    if let Some(file) = html {
+        crate::html::all(&page, &RULE).write(file)?;
+        crate::said(file, output);
     }
     if output.json {
         return crate::print_json("reproduce all", &page);
+    }
+    if args.markdown.is_some() {
+        return Ok(());
     }
     crate::print(&text(&page))
 }

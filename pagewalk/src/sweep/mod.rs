@@ -6,6 +6,7 @@ mod place;
 mod probe;
 mod show;
 mod slurm;
+mod told;
 
 use crate::cli::Output;
 use crate::progress::{Parts, Points};
@@ -36,7 +37,7 @@ pub fn sweep(command: Sweep, output: Output) -> Result<u8> {
         Sweep::Collect { which, output: file, partial, html } => {
             gather(&which, file.as_deref(), partial, html.as_deref(), output)
         }
-        Sweep::Commands { which, retry, tasks } => commands(&which, retry, tasks),
+        Sweep::Commands { which, retry, tasks } => commands(&which, retry, tasks, output),
         Sweep::Cancel { which } => cancel(&which, output),
         Sweep::Work { directory, job, task } => task_of(&directory, &job, task, output),
     }
@@ -259,25 +260,28 @@ fn submit(
     let lock = alone(&place, false)?;
     no_job(&place)?;
     let Some(job) = job(&place, retry, tasks, most)? else {
-        print("nothing is left to run\n")?;
+        print(&show::submitted(None, &place, output.json)?)?;
         return Ok(0);
     };
     // The first tasks may begin before `sbatch` has returned.
     drop(lock);
     let submitted = slurm::submit(&place.directory, &place.plan.sweep.name, &job, at_once, sbatch)?;
-    print(&show::submitted(&submitted, &job, &place, output.json)?)?;
+    print(&show::submitted(Some((&submitted, &job)), &place, output.json)?)?;
     Ok(0)
 }
 
-fn commands(which: &Which, retry: bool, tasks: Tasks) -> Result<u8> {
+fn commands(which: &Which, retry: bool, tasks: Tasks, output: Output) -> Result<u8> {
     let place = Place::open(which)?;
     place.prepare()?;
-    let Some(job) = job(&place, retry, tasks, usize::MAX)? else { return Ok(0) };
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let program = quoted(&program.to_string_lossy());
-    let directory = quoted(&std::path::absolute(&place.directory)?.to_string_lossy());
-    let line = |task| format!("{program} -q sweep work {directory} {} {task}\n", job.name);
-    print(&(0..job.tasks).map(line).collect::<String>())?;
+    let mut lines = Vec::new();
+    if let Some(job) = job(&place, retry, tasks, usize::MAX)? {
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        let program = quoted(&program.to_string_lossy());
+        let directory = quoted(&std::path::absolute(&place.directory)?.to_string_lossy());
+        let line = |task| format!("{program} -q sweep work {directory} {} {task}", job.name);
+        lines.extend((0..job.tasks).map(line));
+    }
+    print(&show::commands(lines, output.json)?)?;
     Ok(0)
 }
 
@@ -308,7 +312,7 @@ fn task_of(directory: &Path, name: &str, task: usize, output: Output) -> Result<
     let options = Options { workers: 1, memory: u64::MAX };
     let tally = work(&place.plan, left, directory, options, &observe)?;
     bar.end();
-    print(&format!("task {task} of job {name}: {} points done, {} failed\n", tally.done, tally.failed))?;
+    print(&show::worked(name, task, tally, output.json)?)?;
     Ok(u8::from(tally.failed > 0))
 }
 
@@ -335,6 +339,6 @@ fn cancel(which: &Which, output: Output) -> Result<u8> {
             _ => bail!("{holder} works on this sweep; end it there"),
         }
     }
-    print(&show::cancelled(&ended, output.json)?)?;
+    print(&show::cancelled(ended, output.json)?)?;
     Ok(0)
 }

@@ -3,27 +3,20 @@
 use super::job::Job;
 use super::place::Place;
 use super::slurm::Submitted;
+use super::told::{
+    Cancelled, ClusterJob, Commands, Estimate, Failure, Gathered, Listed, Planned, Ran, Refused, States,
+    Status, Submission, Task, Worked,
+};
+use crate::json_text;
 use crate::report::thousands;
 use anyhow::Result;
-use lab::sweep::{Collected, Costs, Found, Key, Options};
-use serde_json::json;
+use lab::sweep::{Collected, Costs, Found, Key, Options, Tally};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write;
 use std::path::Path;
 
 /// Reasons that are printed; `--json` has all.
 const REASONS: usize = 10;
-
-/// As all of `--json` is, with what it is.
-fn json_text(kind: &str, value: serde_json::Value) -> Result<String> {
-    let mut text = serde_json::Map::new();
-    text.insert("schema".into(), crate::SCHEMA.into());
-    text.insert("kind".into(), kind.into());
-    if let serde_json::Value::Object(fields) = value {
-        text.extend(fields);
-    }
-    Ok(serde_json::to_string_pretty(&text)? + "\n")
-}
 
 /// `1 point`, `2 points`.
 fn points(n: u64) -> String {
@@ -71,32 +64,39 @@ pub(super) fn plan(
     }
     let wall = (left / options.workers as f64).max(if left > 0.0 { longest.min(left) } else { 0.0 });
     if as_json {
-        let listed: Vec<_> = plan
-            .points
-            .iter()
-            .filter(|_| list)
-            .map(|point| {
-                let cost = costs.of(point);
-                let values: serde_json::Map<_, _> =
-                    plan.varied().map(String::from).zip(plan.values(point).cloned()).collect();
-                json!({ "key": point.key, "point": plan.describe(point), "parameters": values,
-                    "seconds": cost.seconds, "bytes": cost.bytes })
-            })
-            .collect();
-        let refused: Vec<_> = plan.refused.iter().map(|refused| {
-            json!({ "points": refused.points, "reason": refused.reason, "first": refused.first })
-        }).collect();
-        let mut value = json!({
-            "name": plan.sweep.name, "plan": plan.digest(), "directory": place.directory,
-            "points": plan.points.len(), "done": counts.rows, "failed": counts.failed,
-            "refused": refused, "excluded": plan.excluded, "same": plan.same,
-            "estimate": { "probed": probed, "core_seconds": seconds, "seconds": wall, "workers": options.workers,
-                "longest_seconds": longest, "largest_bytes": largest, "bytes": together },
-        });
-        if list {
-            value["list"] = listed.into();
-        }
-        return json_text("sweep-plan", value);
+        let point = |point: &lab::sweep::Point| {
+            let cost = costs.of(point);
+            let parameters = plan.varied().map(String::from).zip(plan.values(point).cloned()).collect();
+            let point_is = plan.describe(point);
+            Listed { key: point.key, point: point_is, parameters, seconds: cost.seconds, bytes: cost.bytes }
+        };
+        let refused = |refused: &lab::sweep::Refused| Refused {
+            points: refused.points,
+            reason: refused.reason.clone(),
+            first: refused.first.clone(),
+        };
+        let planned = Planned {
+            name: plan.sweep.name.clone(),
+            plan: plan.digest(),
+            directory: place.directory.clone(),
+            points: plan.points.len(),
+            done: counts.rows,
+            failed: counts.failed,
+            refused: plan.refused.iter().map(refused).collect(),
+            excluded: plan.excluded,
+            same: plan.same,
+            estimate: Estimate {
+                probed,
+                core_seconds: seconds,
+                seconds: wall,
+                workers: options.workers,
+                longest_seconds: longest,
+                largest_bytes: largest,
+                bytes: together,
+            },
+            list: list.then(|| plan.points.iter().map(point).collect()),
+        };
+        return json_text("sweep-plan", &planned);
     }
     let mut text = format!("{}: {}", plan.sweep.name, points(plan.points.len() as u64));
     let axes = plan.sweep.axes.iter().filter(|axis| axis.rows.len() > 1);
@@ -172,8 +172,8 @@ pub(super) fn plan(
     Ok(text)
 }
 
-/// Failed points by reason: how many, and one of them.
-fn failures(place: &Place, found: &Found) -> Vec<(String, u64, String)> {
+/// Failed points by reason.
+fn failures(place: &Place, found: &Found) -> Vec<Failure> {
     let mut reasons = BTreeMap::<&str, (u64, String)>::new();
     for point in &place.plan.points {
         if let Some(reason) = found.failed.get(&point.key) {
@@ -181,27 +181,27 @@ fn failures(place: &Place, found: &Found) -> Vec<(String, u64, String)> {
             entry.0 += 1;
         }
     }
-    let mut all: Vec<_> =
-        reasons.into_iter().map(|(reason, (n, first))| (reason.to_string(), n, first)).collect();
-    all.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    let failure =
+        |(reason, (points, first)): (&str, _)| Failure { points, reason: reason.to_string(), first };
+    let mut all: Vec<_> = reasons.into_iter().map(failure).collect();
+    all.sort_by(|a, b| b.points.cmp(&a.points).then(a.reason.cmp(&b.reason)));
     all
 }
 
-fn failures_text(failures: &[(String, u64, String)]) -> String {
+fn failures_text(failures: &[Failure]) -> String {
     let mut text = String::new();
-    for (reason, n, first) in failures.iter().take(REASONS) {
-        text += &format!("failed: {}: {reason}\n  the first: {first}\n", points(*n));
+    for failure in failures.iter().take(REASONS) {
+        text += &format!(
+            "failed: {}: {}\n  the first: {}\n",
+            points(failure.points),
+            failure.reason,
+            failure.first
+        );
     }
     if failures.len() > REASONS {
         text += &format!("failed for {} other reasons: --json lists them\n", failures.len() - REASONS);
     }
     text
-}
-
-fn failures_json(failures: &[(String, u64, String)]) -> Vec<serde_json::Value> {
-    let one =
-        |(reason, n, first): &(String, u64, String)| json!({ "points": n, "reason": reason, "first": first });
-    failures.iter().map(one).collect()
 }
 
 pub(super) fn ran(
@@ -215,11 +215,16 @@ pub(super) fn ran(
     let failures = failures(place, found);
     let refused: u64 = place.plan.refused.iter().map(|refused| refused.points).sum();
     if as_json {
-        return json_text(
-            "sweep-run",
-            json!({ "directory": place.directory, "done": counts.rows, "failed": counts.failed,
-            "missing": counts.missing, "refused": refused, "too_large": large.len(), "failures": failures_json(&failures) }),
-        );
+        let ran = Ran {
+            directory: place.directory.clone(),
+            done: counts.rows,
+            failed: counts.failed,
+            missing: counts.missing,
+            refused,
+            too_large: large.len(),
+            failures,
+        };
+        return json_text("sweep-run", &ran);
     }
     let mut text = format!("{}: {} done", place.plan.sweep.name, points(counts.rows));
     for (n, what) in [(counts.failed, "failed"), (counts.missing, "missing"), (refused, "refused")] {
@@ -258,19 +263,28 @@ pub(super) fn status(
     let waiting = counts.missing.saturating_sub(running);
     let failures = failures(place, found);
     if as_json {
-        let jobs: Vec<_> = jobs
-            .iter()
-            .map(|(job, states)| {
-                let states = states.as_ref().map_or_else(|e| json!(e.to_string()), |states| json!(states));
-                json!({ "array": job.array, "collect": job.collect, "tasks": job.tasks, "states": states })
-            })
-            .collect();
-        return json_text(
-            "sweep-status",
-            json!({ "directory": place.directory, "points": place.plan.points.len(),
-            "done": counts.rows, "running": running, "failed": counts.failed, "waiting": waiting, "worker": holder,
-            "failures": failures_json(&failures), "damaged": found.damaged, "different": found.different, "slurm": jobs }),
-        );
+        let job = |(job, states): &(Submitted, Result<BTreeMap<String, usize>>)| ClusterJob {
+            array: job.array.clone(),
+            collect: job.collect.clone(),
+            tasks: job.tasks,
+            states: states
+                .as_ref()
+                .map_or_else(|e| States::Unknown(e.to_string()), |s| States::Known(s.clone())),
+        };
+        let status = Status {
+            directory: place.directory.clone(),
+            points: place.plan.points.len(),
+            done: counts.rows,
+            running,
+            failed: counts.failed,
+            waiting,
+            worker: holder,
+            failures,
+            damaged: found.damaged.iter().cloned().collect(),
+            different: found.different.iter().copied().collect(),
+            slurm: jobs.iter().map(job).collect(),
+        };
+        return json_text("sweep-status", &status);
     }
     let mut text = format!(
         "{}: {}: {} done, {} running, {} failed, {} waiting\n",
@@ -313,10 +327,13 @@ pub(super) fn status(
 
 pub(super) fn collected(file: &Path, counts: &Collected, as_json: bool) -> Result<String> {
     if as_json {
-        return json_text(
-            "sweep-collect",
-            json!({ "file": file, "rows": counts.rows, "failed": counts.failed, "missing": counts.missing }),
-        );
+        let gathered = Gathered {
+            file: file.to_path_buf(),
+            rows: counts.rows,
+            failed: counts.failed,
+            missing: counts.missing,
+        };
+        return json_text("sweep-collect", &gathered);
     }
     let mut text = format!("{}: {} rows", file.display(), thousands(counts.rows));
     if counts.failed + counts.missing > 0 {
@@ -329,14 +346,20 @@ pub(super) fn collected(file: &Path, counts: &Collected, as_json: bool) -> Resul
     Ok(text + "\n")
 }
 
-pub(super) fn submitted(submitted: &Submitted, job: &Job, place: &Place, as_json: bool) -> Result<String> {
+/// What was submitted; `None` if nothing was left to run.
+pub(super) fn submitted(done: Option<(&Submitted, &Job)>, place: &Place, as_json: bool) -> Result<String> {
     if as_json {
-        return json_text(
-            "sweep-submit",
-            json!({ "array": submitted.array, "collect": submitted.collect, "tasks": job.tasks,
-            "directory": place.directory, "longest_seconds": job.seconds, "largest_bytes": job.bytes }),
-        );
+        let submission = Submission {
+            array: done.map(|(submitted, _)| submitted.array.clone()),
+            collect: done.and_then(|(submitted, _)| submitted.collect.clone()),
+            tasks: done.map_or(0, |(_, job)| job.tasks),
+            directory: place.directory.clone(),
+            longest_seconds: done.map_or(0.0, |(_, job)| job.seconds),
+            largest_bytes: done.map_or(0, |(_, job)| job.bytes),
+        };
+        return json_text("sweep-submit", &submission);
     }
+    let Some((submitted, job)) = done else { return Ok("nothing is left to run\n".to_string()) };
     Ok(format!(
         "Slurm job {}: {} tasks, the longest of about {}, {} at most; job {} collects to {}\nnext: pagewalk sweep status {}\n",
         submitted.array,
@@ -349,11 +372,29 @@ pub(super) fn submitted(submitted: &Submitted, job: &Job, place: &Place, as_json
     ))
 }
 
-pub(super) fn cancelled(ended: &[String], as_json: bool) -> Result<String> {
+/// Commands, a task each.
+pub(super) fn commands(commands: Vec<String>, as_json: bool) -> Result<String> {
     if as_json {
-        return json_text("sweep-cancel", json!({ "ended": ended }));
+        let task = |(task, command)| Task { task, command };
+        let commands = Commands { rows: commands.into_iter().enumerate().map(task).collect() };
+        return json_text("sweep-commands", &commands);
     }
-    Ok(match ended {
+    Ok(commands.iter().map(|command| format!("{command}\n")).collect())
+}
+
+pub(super) fn worked(job: &str, task: usize, tally: Tally, as_json: bool) -> Result<String> {
+    if as_json {
+        let worked = Worked { job: job.to_string(), task, done: tally.done, failed: tally.failed };
+        return json_text("sweep-work", &worked);
+    }
+    Ok(format!("task {task} of job {job}: {} points done, {} failed\n", tally.done, tally.failed))
+}
+
+pub(super) fn cancelled(ended: Vec<String>, as_json: bool) -> Result<String> {
+    if as_json {
+        return json_text("sweep-cancel", &Cancelled { ended });
+    }
+    Ok(match ended.as_slice() {
         [] => "nothing runs\n".to_string(),
         all => format!("ended: {}\n", all.join(", ")),
     })
