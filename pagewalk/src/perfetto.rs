@@ -19,6 +19,8 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
     for (index, (outcome, sight)) in seen.iter().enumerate() {
         let pid = index + 1;
         event(json!({ "ph": "M", "pid": pid, "name": "process_name", "args": { "name": outcome.system } }));
+        let at = json!({ "sort_index": index });
+        event(json!({ "ph": "M", "pid": pid, "name": "process_sort_index", "args": at }));
         let unit = format!("1 us is 1 cycle of {} MHz", sight.mhz);
         event(json!({ "ph": "M", "pid": pid, "name": "process_labels", "args": { "labels": unit } }));
         for (core, walks) in sight.walks.iter().enumerate() {
@@ -27,13 +29,14 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
             let walkers = walks.iter().map(|walk| walk.walker + 1).max().unwrap_or(0);
             for walker in 0..walkers {
                 let name = format!("core {core}, walker {walker}");
-                let tid = thread(core, walker);
-                event(
-                    json!({ "ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": { "name": name } }),
-                );
+                let tid = thread(pid, core, walker);
+                let named = json!({ "name": name });
+                event(json!({ "ph": "M", "pid": pid, "tid": tid, "name": "thread_name", "args": named }));
+                let at = json!({ "sort_index": tid });
+                event(json!({ "ph": "M", "pid": pid, "tid": tid, "name": "thread_sort_index", "args": at }));
             }
             for walk in walks {
-                for slice in slices(walk, begin, pid, thread(core, walk.walker)) {
+                for slice in slices(walk, begin, pid, thread(pid, core, walk.walker)) {
                     event(slice);
                 }
             }
@@ -44,8 +47,10 @@ pub fn write(seen: &[(Outcome, Sight)], file: &Path) -> Result<()> {
         .with_context(|| format!("cannot write the timeline `{}`", file.display()))
 }
 
-fn thread(core: usize, walker: usize) -> usize {
-    core * 16 + walker + 1
+/// Different in all processes, and from their numbers: Perfetto knows threads by this alone, and takes one that has its
+/// process's number for the main thread.
+fn thread(pid: usize, core: usize, walker: usize) -> usize {
+    (pid << 16) + core * 16 + walker + 1
 }
 
 fn slices(walk: &Recorded, begin: u64, pid: usize, tid: usize) -> Vec<Value> {

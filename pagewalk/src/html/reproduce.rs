@@ -33,7 +33,9 @@ fn document(title: &str, lead: &str, unit: &str, rows: &[Beside], text: &str) ->
         Chart::new(Mark::Dots, what, &["value", "what", "which", "group", "difference", "source"]);
     chart.labels = (unit.to_string(), String::new());
     chart.facet = rows.iter().any(|r| r.group != rows[0].group).then_some("group");
-    chart.colors = COLORS.map(|(name, color)| (name.to_string(), color)).to_vec();
+    if measured {
+        chart.colors = COLORS.map(|(name, color)| (name.to_string(), color)).to_vec();
+    }
     let columns: &[&str] = match measured {
         true => &["group", "what", "measured", "model", "difference", "source of the measured value"],
         false => &["group", "what", unit],

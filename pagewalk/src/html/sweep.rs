@@ -3,7 +3,7 @@
 use super::{Chart, Document, Mark, Part, Table, colors_of, rounded};
 use lab::results::Record;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A point with a result.
 #[derive(Debug, Clone)]
@@ -25,33 +25,40 @@ const MEASURES: [(&str, &str); 3] = [
 /// Groups in the table, and dots in a chart: a report of a million points is to stay small.
 const ROWS: usize = 1000;
 const DOTS: usize = 1500;
+/// Systems in charts: more cannot be told apart.
+const SYSTEMS: usize = 24;
+/// Rows of all charts of parameters together.
+const CHARTED: usize = 20_000;
 
 /// The report. `parameters` names those that are varied.
 pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
-    let groups = groups(rows);
-    let lead = format!(
-        "{} results, {} configurations, {} parameters varied.",
-        rows.len(),
-        groups.len(),
-        parameters.len()
-    );
-    let mut document = Document::new(format!("Sweep {name}"), lead);
     let mut versions: Vec<String> = rows.iter().filter_map(|r| text(&r.record, "version")).collect();
     versions.sort();
     versions.dedup();
+    let mut document = document(name, parameters, &groups(rows), rows.len());
     document.about("model", versions.join(", "));
     document.about("points", rows.len());
+    document
+}
 
-    let mut systems: Vec<&str> = groups.iter().map(|g| g.system.as_str()).collect();
-    systems.sort_unstable();
-    systems.dedup();
+fn document(name: &str, parameters: &[String], groups: &[Group], points: usize) -> Document {
+    let lead =
+        format!("{points} results, {} configurations, {} parameters varied.", groups.len(), parameters.len());
+    let mut document = Document::new(format!("Sweep {name}"), lead);
+    let systems = systems(groups);
+    let shown: Vec<&Group> = groups.iter().filter(|g| systems.contains(&g.system.as_str())).collect();
+    let left = groups.iter().filter(|g| !systems.contains(&g.system.as_str()));
+    let left = left.map(|g| &g.system).collect::<BTreeSet<_>>().len();
     // One system has one colour on the whole page.
-    let colors = colors_of(systems);
+    let colors = colors_of(systems.iter().copied());
     let colored = |mut chart: Chart| {
         chart.colors.clone_from(&colors);
+        if left > 0 {
+            chart.note += &format!(" The {SYSTEMS} fastest systems; the Parquet file has {left} more.");
+        }
         Part::Chart(chart)
     };
-    let slow = slowdowns(parameters, &groups);
+    let slow = slowdowns(parameters, &shown);
     document.section(
         "systems",
         "Systems against each other",
@@ -59,13 +66,16 @@ pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
            configurations are how much slower (above 1) or faster (below 1)."],
         slow.into_iter().map(colored).collect(),
     );
+    let varied: Vec<(usize, &String)> = parameters
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| !matches!(name.as_str(), "system" | "seed" | "repetition"))
+        .collect();
+    let most = CHARTED / (varied.len() * MEASURES.len()).max(1) / systems.len().max(1);
     let mut charts = Vec::new();
-    for (at, parameter) in parameters.iter().enumerate() {
-        if matches!(parameter.as_str(), "system" | "seed" | "repetition") {
-            continue;
-        }
-        for (measure, title) in MEASURES {
-            charts.extend(by_parameter(parameter, at, measure, title, &groups).map(colored));
+    for (at, parameter) in varied {
+        for (measure, (_, title)) in MEASURES.iter().enumerate() {
+            charts.extend(by_parameter((parameter, at), (measure, title), &shown, most.max(2)).map(colored));
         }
     }
     document.section(
@@ -75,14 +85,32 @@ pub fn sweep(name: &str, parameters: &[String], rows: &[Row]) -> Document {
            compare only systems that ran with the same ones. Least and most are in the data."],
         charts,
     );
-    let scatter = scatter(&groups);
+    let scatter = scatter(&shown);
     document.section(
         "configurations",
         "Configurations",
         &["A dot a configuration. The Parquet file has them all; the table has the slowest first."],
-        vec![colored(scatter), Part::Table(table(parameters, &groups))],
+        vec![colored(scatter), Part::Table(table(parameters, groups))],
     );
     document
+}
+
+/// The systems that charts show, in alphabetic order: the fastest, should there be many.
+fn systems(groups: &[Group]) -> Vec<&str> {
+    let mut means: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
+    for g in groups {
+        let (sum, n) = means.entry(&g.system).or_default();
+        (*sum, *n) = (*sum + g.mean(0), *n + 1);
+    }
+    let mut all: Vec<(&str, f64)> =
+        means.into_iter().map(|(name, (sum, n))| (name, sum / n as f64)).collect();
+    all.sort_by(|a, b| a.1.total_cmp(&b.1));
+    // Others are set against the first.
+    let first = groups.first().map(|g| g.system.as_str());
+    all.sort_by_key(|(name, _)| Some(*name) != first);
+    let mut names: Vec<&str> = all.into_iter().take(SYSTEMS).map(|(name, _)| name).collect();
+    names.sort_unstable();
+    names
 }
 
 /// Points that differ in the seed only.
@@ -130,7 +158,7 @@ fn groups(rows: &[Row]) -> Vec<Group> {
 }
 
 /// Configurations by how long they take against the first system.
-fn slowdowns(parameters: &[String], groups: &[Group]) -> Option<Chart> {
+fn slowdowns(parameters: &[String], groups: &[&Group]) -> Option<Chart> {
     let first = &groups.first()?.system;
     let others = |g: &Group| {
         let all = parameters.iter().zip(&g.parameters);
@@ -178,22 +206,29 @@ fn slowdowns(parameters: &[String], groups: &[Group]) -> Option<Chart> {
     Some(chart)
 }
 
-/// What a parameter does to a measure, by system; nothing if it has one value only.
-fn by_parameter(parameter: &str, at: usize, measure: &str, title: &str, groups: &[Group]) -> Option<Chart> {
-    let number = MEASURES.iter().position(|(name, _)| *name == measure)?;
+/// What a parameter does to a measure, by system, at `most` so many of its values; nothing if it has one value only.
+fn by_parameter(
+    (parameter, at): (&str, usize),
+    (measure, title): (usize, &str),
+    groups: &[&Group],
+    most: usize,
+) -> Option<Chart> {
     let numeric = groups.iter().all(|g| g.parameters.get(at).is_some_and(|v| amount(v).is_some()));
     let mut means: BTreeMap<(String, u64, String), Vec<f64>> = BTreeMap::new();
     for g in groups {
         let value = g.parameters.get(at)?;
         let order = amount(value).unwrap_or(0.0).max(0.0).to_bits();
         let shown = value.as_str().map_or(value.to_string(), str::to_string);
-        means.entry((g.system.clone(), order, shown)).or_default().push(g.mean(number));
+        means.entry((g.system.clone(), order, shown)).or_default().push(g.mean(measure));
     }
-    let values: std::collections::BTreeSet<_> =
-        means.keys().map(|(_, order, shown)| (order, shown)).collect();
+    let mut values: BTreeSet<(u64, String)> =
+        means.keys().map(|(_, order, shown)| (*order, shown.clone())).collect();
     if values.len() < 2 {
         return None;
     }
+    let step = values.len().div_ceil(most);
+    values = values.into_iter().step_by(step).collect();
+    means.retain(|(_, order, shown), _| values.contains(&(*order, shown.clone())));
     let columns = match numeric {
         true => ["x", "mean", "system", "value", "least", "most", "configurations"],
         false => ["mean", "value", "system", "x", "least", "most", "configurations"],
@@ -204,8 +239,11 @@ fn by_parameter(parameter: &str, at: usize, measure: &str, title: &str, groups: 
         if numeric { (parameter.to_string(), title.to_string()) } else { (title.to_string(), String::new()) };
     // Sizes are mostly doubled from one to the next.
     let (least, most) = values.iter().fold((f64::MAX, 0.0), |(a, b): (f64, f64), (order, _)| {
-        (a.min(f64::from_bits(**order)), b.max(f64::from_bits(**order)))
+        (a.min(f64::from_bits(*order)), b.max(f64::from_bits(*order)))
     });
+    if step > 1 {
+        chart.note = format!("Every {step}th value.");
+    }
     chart.log = (numeric && least > 0.0 && most / least >= 16.0, false);
     chart.bytes = numeric && values.iter().all(|(_, shown)| shown.ends_with("iB"));
     for ((system, order, shown), all) in &means {
@@ -241,7 +279,7 @@ fn amount(value: &Value) -> Option<f64> {
     }
 }
 
-fn scatter(groups: &[Group]) -> Chart {
+fn scatter(groups: &[&Group]) -> Chart {
     let columns =
         ["share of cycles with a walk", "cycles per access", "system", "machine", "workload", "runs"];
     let mut chart = Chart::new(Mark::Points, "Cycles per access and walks", &columns);
@@ -291,5 +329,42 @@ fn table(parameters: &[String], groups: &[Group]) -> Table {
         title: format!("The {} slowest of {} configurations", sorted.len().min(ROWS), sorted.len()),
         columns,
         rows: sorted.iter().take(ROWS).map(row).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_million_points_fit_in_five_megabytes() {
+        // 40 systems, 125 footprints, 20 machines, 10 seeds.
+        let (systems, footprints, machines, seeds) = (40, 125, 20, 10);
+        let mut groups = Vec::new();
+        for system in 0..systems {
+            for footprint in 1..=footprints {
+                for machine in 0..machines {
+                    let cycles = f64::from(system + footprint + machine) / 7.0;
+                    groups.push(Group {
+                        system: format!("nested-thp-thp+vnuma+mitosis+host-mitosis+number={system}"),
+                        machine: format!("broadwell(tlb.stlb.array.0.entries={machine})"),
+                        workload: format!("gups:footprint={footprint}MiB"),
+                        parameters: vec![
+                            json!(system),
+                            json!(format!("{footprint}MiB")),
+                            json!(machine),
+                            json!(1),
+                        ],
+                        runs: std::array::from_fn(|_| vec![cycles; seeds]),
+                    });
+                }
+            }
+        }
+        let points = groups.len() * seeds;
+        assert_eq!(points, 1_000_000);
+        let parameters = ["system", "workload.footprint", "machine", "seed"].map(String::from);
+        let page = document("large", &parameters, &groups, points).page().expect("a page");
+        assert!(page.len() < 5_000_000, "{} bytes", page.len());
+        assert!(page.contains("the Parquet file has 16 more"));
     }
 }
