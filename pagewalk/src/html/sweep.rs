@@ -82,7 +82,7 @@ fn document(name: &str, parameters: &[String], groups: &[Group], points: usize) 
         "parameters",
         "What each parameter does",
         &["The mean over all configurations with the same value, by system; other parameters vary below it, so means \
-           compare only systems that ran with the same ones. Least and most are in the data."],
+           compare only systems that ran with the same ones. Bars go from least to most, which the data have too."],
         charts,
     );
     let scatter = scatter(&shown);

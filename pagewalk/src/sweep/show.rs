@@ -280,8 +280,8 @@ pub(super) fn status(
             waiting,
             worker: holder,
             failures,
-            damaged: found.damaged.iter().cloned().collect(),
-            different: found.different.iter().copied().collect(),
+            damaged: found.damaged.clone(),
+            different: found.different.clone(),
             slurm: jobs.iter().map(job).collect(),
         };
         return json_text("sweep-status", &status);

@@ -106,7 +106,7 @@ pub fn fields(of: &str, at: &str, types: &BTreeMap<String, Type>, found: &mut Ve
             kind = elements.trim_end_matches(']');
         }
         let words = kind.split(|c: char| !c.is_ascii_alphanumeric());
-        let inner = words.filter(|word| *word != of).filter_map(|word| types.get_key_value(word)).last();
+        let inner = words.filter(|word| *word != of).filter_map(|word| types.get_key_value(word)).next_back();
         if field.flatten {
             fields(inner.expect("a known type").0, at, types, found);
             continue;
