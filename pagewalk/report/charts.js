@@ -228,7 +228,8 @@ const TOP = 32;
 function across(chart, rows, width) {
   const axis = { label: chart.labels[0], type: chart.log[0] ? "log" : "linear" };
   const values = rows.map((d) => d[chart.x]);
-  if (chart.bytes) return { ...axis, ticks: byteTicks(values, chart.log[0], width), tickFormat: bytes };
+  // Of a base of 10, only powers of 10 would have their names.
+  if (chart.bytes) return { ...axis, base: 2, ticks: byteTicks(values, chart.log[0], width), tickFormat: bytes };
   const large = d3.max(values) >= 1000 ? { tickFormat: "~s" } : {};
   return { ...axis, ...large, ticks: Math.max(3, Math.floor(width / 110)) };
 }
@@ -271,6 +272,8 @@ function tablePart(table) {
     el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...cells(table.columns, "th"))), el("tbody", {}, ...body))));
 }
 
+/** Text as it is: open if there is nothing else. */
 function verbatimPart(part) {
-  return el("div", { class: "part" }, el("details", {}, el("summary", {}, part.title), el("pre", { class: "verbatim" }, part.text)));
+  const alone = report.sections.length === 1;
+  return el("div", { class: "part" }, el("details", { open: alone ? "" : null }, el("summary", {}, part.title), el("pre", { class: "verbatim" }, part.text)));
 }

@@ -3,7 +3,7 @@
 use crate::cli::{AdviseArgs, Output};
 use crate::inputs::{self, Input};
 use crate::report::{bytes, under};
-use crate::{print, print_json, progress};
+use crate::{print_json, progress, show};
 use anyhow::Result;
 use lab::Outcome;
 use lab::advise::{self, Reach, Remedy, Situation, Verdict};
@@ -99,7 +99,7 @@ pub fn advise(args: &AdviseArgs, output: Output) -> Result<()> {
         let printed = Printed { workload, machine: experiment.profile.name, seeds, advice };
         return print_json("advice", &printed);
     }
-    print(&text(&advice, &runs, seeds, live))
+    show(&text(&advice, &runs, seeds, live))
 }
 
 /// Runs all systems; one that cannot be built for this input is left out, with the reason.
@@ -147,13 +147,12 @@ fn text(advice: &[Advice], runs: &[Vec<Outcome>], seeds: u64, live: bool) -> Str
         let Some(today) = place.verdicts.first() else { continue };
         let in_vm = place.today != "native";
         text += &format!(
-            "\n{}: under {} the walker is busy {} of the time.\n\n",
+            "\n{}: under {} the walker is busy {} of the time.\nMemory, tables and the kernel's cycles per access are those beyond today's.\n\n",
             if in_vm { "In a VM" } else { "Without a VM" },
             today.remedy.system,
             percent(today.walks)
         );
-        let head =
-            ["", "saves", "from .. to", "walks left", "memory", "tables", "kernel, cycles/access", "needs"];
+        let head = ["", "saves", "from .. to", "walks left", "memory", "tables", "kernel", "needs"];
         let mut rows = Vec::new();
         for reach in Reach::ALL {
             let mut of: Vec<&Verdict> =

@@ -121,7 +121,7 @@ pub fn explain(
     if output.json {
         return crate::print(&(serde_json::to_string_pretty(&documents)? + "\n"));
     }
-    crate::print(&terminal::beside(&texts, terminal::width(&std::io::stdout())))
+    crate::show(&terminal::beside(&texts, terminal::width(&std::io::stdout())))
 }
 
 /// Other pages in the explorer, over all systems.

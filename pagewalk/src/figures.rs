@@ -30,7 +30,7 @@ pub fn print(all: &[Figure], args: &Figures, html: Option<&Path>, output: Output
         let cells: Vec<&Cell> = cells.iter().flatten().collect();
         return crate::print_json_rows("reproduce figures", &cells);
     }
-    crate::print(&text)
+    crate::show(&text)
 }
 
 fn chosen<'a>(all: &'a [Figure], args: &Figures) -> Result<Vec<&'a Figure>> {

@@ -114,5 +114,5 @@ pub fn list(what: Listed, output: Output) -> Result<()> {
             }
         }
     }
-    crate::print(&text)
+    crate::show(&text)
 }

@@ -221,7 +221,7 @@ fn print_outcomes(outcomes: &[Outcome], output: Output) -> Result<()> {
             report::thousands(checked)
         );
     }
-    print(&text)
+    show(&text)
 }
 
 /// Version of the shape of what is printed as JSON but for outcomes and walks, which have versions of their own.
@@ -251,6 +251,14 @@ pub(crate) fn print_json_rows<T: serde::Serialize>(kind: &str, rows: &T) -> Resu
         rows: &'a T,
     }
     print_json(kind, &Rows { rows })
+}
+
+/// Writes what people read to standard output: on a terminal, lines are as long as it is wide.
+fn show(text: &str) -> Result<()> {
+    match terminal::width(&io::stdout()) {
+        Some(width) => print(&terminal::fitted(text, width.max(40))),
+        None => print(text),
+    }
 }
 
 /// Writes to standard output, noticing a full disk.

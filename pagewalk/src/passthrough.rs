@@ -94,7 +94,7 @@ pub fn attack(args: &AttackArgs, output: Output) -> Result<()> {
         let rows: Vec<AttackRow> = rows.iter().map(row).collect();
         crate::print_json_rows("attack passthrough", &rows)?;
     } else {
-        crate::print(&attacks_text(&rows, args.seed))?;
+        crate::show(&attacks_text(&rows, args.seed))?;
     }
     if escaped.is_empty() { Ok(()) } else { bail!("isolation is broken by {}", escaped.join(", ")) }
 }
@@ -165,7 +165,7 @@ pub fn reproduce(args: &PassThroughArgs, html: Option<&Path>, output: Output) ->
     let mut all = String::new();
     let mut say = |text: String| {
         all += &text;
-        if output.json { Ok(()) } else { crate::print(&text) }
+        if output.json { Ok(()) } else { crate::show(&text) }
     };
     for setting in Setting::ALL {
         if !args.settings.is_empty() && !args.settings.iter().any(|name| name == setting.name()) {

@@ -38,7 +38,7 @@ pub fn gups(html: Option<&Path>, output: Output) -> Result<()> {
     if output.json {
         return crate::print_json_rows("reproduce gups", &rows);
     }
-    crate::print(&text)
+    crate::show(&text)
 }
 
 fn value(row: &Row, x: f64) -> String {
@@ -80,7 +80,7 @@ pub fn curve(columns: &[String], html: Option<&Path>, output: Output) -> Result<
     if output.json {
         return crate::print_json_rows("reproduce tlb-curve", &points);
     }
-    crate::print(&text)
+    crate::show(&text)
 }
 
 fn pair(point: &CurvePoint) -> String {

@@ -33,7 +33,7 @@ pub fn direct_segments(names: &[String], footprint: &str, html: Option<&Path>, o
     let mut all = String::new();
     let mut say = |text: String| {
         all += &text;
-        if output.json { Ok(()) } else { crate::print(&text) }
+        if output.json { Ok(()) } else { crate::show(&text) }
     };
     say(INTRODUCTION.to_string())?;
     let mut classes = Vec::new();

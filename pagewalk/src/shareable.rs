@@ -21,7 +21,7 @@ pub fn shareable(pids: &[u32], output: Output) -> Result<()> {
     if output.json {
         return crate::print_json("shareable", &report);
     }
-    crate::print(&text(&report))
+    crate::show(&text(&report))
 }
 
 fn percent(part: u64, whole: u64) -> String {

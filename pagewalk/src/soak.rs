@@ -1,7 +1,7 @@
 //! `pagewalk matrix` and `pagewalk soak`: all combinations, and random ones, under the oracle.
 
 use crate::cli::{MatrixArgs, Output, SoakArgs};
-use crate::{print, progress, report};
+use crate::{progress, report, show};
 use anyhow::{Result, bail};
 use lab::System;
 use lab::experiment::Progress;
@@ -116,7 +116,7 @@ pub fn matrix(args: &MatrixArgs, output: Output) -> Result<()> {
             report::thousands(done.cases)
         );
     }
-    print(&text)
+    show(&text)
 }
 
 /// Draws and runs until time is up.
@@ -132,7 +132,7 @@ pub fn soak(args: &SoakArgs, output: Output) -> Result<()> {
         let soaked = Soaked { cases: done.cases, verified: done.accesses, seed: args.seed };
         return crate::print_json("soak", &soaked);
     }
-    print(&format!(
+    show(&format!(
         "{} cases drawn from seed {}: the oracle checked {} accesses and found no mismatch.\n",
         report::thousands(done.cases),
         args.seed,

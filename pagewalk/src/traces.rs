@@ -82,7 +82,7 @@ pub fn trace(command: &TraceCommand, output: Output) -> Result<()> {
                     row.index, row.thread, row.kind, row.va, row.size
                 );
             }
-            crate::print(&text)
+            crate::show(&text)
         }
         TraceCommand::Convert { from, to, format, to_format, thread } => {
             convert(from, to, format.as_deref(), to_format.as_deref(), *thread, output)
@@ -122,7 +122,7 @@ fn show<T: serde::Serialize>(
     if output.json {
         return crate::print_json(kind, value);
     }
-    crate::print(&text(value))
+    crate::show(&text(value))
 }
 
 /// `pagewalk snapshot`.

@@ -34,7 +34,7 @@ pub fn all(args: &AllArgs, html: Option<&Path>, output: Output) -> Result<()> {
     if args.markdown.is_some() {
         return Ok(());
     }
-    crate::print(&text(&page))
+    crate::show(&text(&page))
 }
 
 /// How verdicts come about.

@@ -33,7 +33,7 @@ pub fn babelfish(args: &BabelfishArgs, html: Option<&Path>, output: Output) -> R
     if output.json {
         return crate::print_json("reproduce babelfish", &report);
     }
-    crate::print(&text(&report, &choice))
+    crate::show(&text(&report, &choice))
 }
 
 fn percent(share: f64) -> String {

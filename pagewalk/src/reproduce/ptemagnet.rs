@@ -29,7 +29,7 @@ pub fn ptemagnet(args: &PteMagnetArgs, html: Option<&Path>, output: Output) -> R
     if output.json {
         return crate::print_json("reproduce ptemagnet", &report);
     }
-    crate::print(&text(&report, &choice))
+    crate::show(&text(&report, &choice))
 }
 
 /// The change from `a` to `b`, in percent.

@@ -47,7 +47,7 @@ pub fn together(
     if output.json {
         return crate::print_json_rows("reproduce together", &rows);
     }
-    crate::print(&text)
+    crate::show(&text)
 }
 
 fn text(row: &Row) -> String {

@@ -43,6 +43,11 @@ pub fn sweep(command: Sweep, output: Output) -> Result<u8> {
     }
 }
 
+/// Prints for programs, or for people.
+fn tell(text: &str, output: Output) -> Result<()> {
+    if output.json { print(text) } else { crate::show(text) }
+}
+
 /// Points at the same time, and bytes of memory.
 fn limits(limits: Limits) -> Options {
     Options {
@@ -83,7 +88,7 @@ fn plan(which: &Which, given: Limits, points: bool, no_probe: bool, output: Outp
     let mut bytes: Vec<u64> = units.iter().map(|unit| unit.cost.bytes).collect();
     bytes.sort_unstable_by(|a, b| b.cmp(a));
     let together: u64 = bytes.iter().take(options.workers).sum();
-    print(&show::plan(&place, &costs, (probed, together), &found, options, points, output.json)?)?;
+    tell(&show::plan(&place, &costs, (probed, together), &found, options, points, output.json)?, output)?;
     Ok(0)
 }
 
@@ -155,7 +160,7 @@ fn run(which: &Which, given: Limits, retry: bool, wait: bool, output: Output) ->
     bar.end();
     let found = read(&place, false)?;
     let counts = Collected::count(&place.plan, &found);
-    print(&show::ran(&place, &found, &counts, &large, options, output.json)?)?;
+    tell(&show::ran(&place, &found, &counts, &large, options, output.json)?, output)?;
     Ok(u8::from(counts.failed + counts.missing > 0))
 }
 
@@ -171,7 +176,7 @@ fn status(which: &Which, output: Output) -> Result<u8> {
         })
         .collect();
     let holder = Lock::holder(&place.directory);
-    print(&show::status(&place, &found, &running, holder, &jobs, output.json)?)?;
+    tell(&show::status(&place, &found, &running, holder, &jobs, output.json)?, output)?;
     Ok(0)
 }
 
@@ -212,7 +217,7 @@ fn gather(
     if let Some(file) = html {
         crate::said(file, output);
     }
-    print(&show::collected(file, &counts, output.json)?)?;
+    tell(&show::collected(file, &counts, output.json)?, output)?;
     Ok(0)
 }
 
@@ -260,13 +265,13 @@ fn submit(
     let lock = alone(&place, false)?;
     no_job(&place)?;
     let Some(job) = job(&place, retry, tasks, most)? else {
-        print(&show::submitted(None, &place, output.json)?)?;
+        tell(&show::submitted(None, &place, output.json)?, output)?;
         return Ok(0);
     };
     // The first tasks may begin before `sbatch` has returned.
     drop(lock);
     let submitted = slurm::submit(&place.directory, &place.plan.sweep.name, &job, at_once, sbatch)?;
-    print(&show::submitted(Some((&submitted, &job)), &place, output.json)?)?;
+    tell(&show::submitted(Some((&submitted, &job)), &place, output.json)?, output)?;
     Ok(0)
 }
 
@@ -312,7 +317,7 @@ fn task_of(directory: &Path, name: &str, task: usize, output: Output) -> Result<
     let options = Options { workers: 1, memory: u64::MAX };
     let tally = work(&place.plan, left, directory, options, &observe)?;
     bar.end();
-    print(&show::worked(name, task, tally, output.json)?)?;
+    tell(&show::worked(name, task, tally, output.json)?, output)?;
     Ok(u8::from(tally.failed > 0))
 }
 
@@ -339,6 +344,6 @@ fn cancel(which: &Which, output: Output) -> Result<u8> {
             _ => bail!("{holder} works on this sweep; end it there"),
         }
     }
-    print(&show::cancelled(ended, output.json)?)?;
+    tell(&show::cancelled(ended, output.json)?, output)?;
     Ok(0)
 }
