@@ -469,6 +469,38 @@ fn agile_paging_switches_where_the_guest_stores_and_back_where_it_does_not() {
         s.kernel.end_agile_interval(&mut s.machine, CPU, world.vm).expect("a VM");
         assert_eq!(nested(&world), rounds);
     }
+    // All of it is shadowed again by one exit.
     world.access(pid, va, Intent::READ);
+    let before = world.host.kernel.stats().exits;
+    for page in 0..128 {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    assert_eq!(world.host.kernel.stats().exits, before);
+    world.finish();
+}
+
+#[test]
+fn an_exit_fills_what_shares_a_line_with_the_entry_that_is_missing() {
+    let mut world = World::new(config(), KernelConfig::new(vec![NodeId(0)]), Trapping::Unsync);
+    let (pid, va) = (world.pids[0], world.va);
+    let used = |page: u64| page % 16 != 15;
+    for page in (0..64).filter(|&page| used(page)) {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    // The VM's table changes under all of them, as by a migration: the shadow table has none of them any more.
+    let s = &mut world.host;
+    s.kernel.disable_shadow(&mut s.machine, CPU, world.vm).expect("it has shadow tables");
+    s.kernel.enable_shadow(world.vm, Arc::clone(&world.log)).expect("a VM");
+    world.loaded.clear();
+    let other =
+        world.guest(|guest, hw| guest.create_process(hw, CPU, ProcessSpec::default())).expect("a process");
+    world.guest(|guest, hw| guest.switch_to(hw, CPU, other)).expect("a process");
+    world.access(pid, va, Intent::READ);
+    let before = world.host.kernel.stats().exits;
+    for page in (0..64).filter(|&page| used(page)) {
+        world.access(pid, va.offset(page << 12), Intent::WRITE);
+    }
+    assert_eq!(world.host.kernel.stats().exits - before, 7, "one for each of the other lines");
+    world.guest(|guest, hw| guest.exit(hw, CPU, other)).expect("a process");
     world.finish();
 }

@@ -78,7 +78,7 @@ impl<M: TableMemory> Kernel<M> {
     }
 
     /// Runs `op` with the VM's shadow tables, which are not told of anything meanwhile.
-    fn with_shadow<R>(
+    pub(super) fn with_shadow<R>(
         &mut self,
         id: VmId,
         op: impl FnOnce(&mut Core<M>, &mut Vm<M>, &mut ShadowMmu<M>) -> R,
@@ -197,6 +197,9 @@ impl<M: TableMemory> Kernel<M> {
                 Err(stop) => self.relieve(&mut cx, stop, &mut attempts)?,
             }
         };
+        if size == PageSize::Size4K && walk.size == size {
+            self.fill_around(&mut cx, id, guest, fault, &walk)?;
+        }
         self.core.charge(&mut cx, Cost::PageFault(crate::FaultKind::Anonymous));
         Ok(ShadowOutcome::Mapped(size))
     }
@@ -415,6 +418,45 @@ impl<M: TableMemory> Kernel<M> {
     }
 }
 
+/// The leaf of a shadow table that guest and host agree on.
+pub(super) struct Leaf {
+    pub entry: Entry,
+    pub size: PageSize,
+    /// The first frame that it maps, as the guest knows it.
+    pub gfn: Gfn,
+}
+
+impl Leaf {
+    pub fn of<M: TableMemory>(shadow: &ShadowMmu<M>, walk: &GuestWalk, host: &Found<M::Space>) -> Leaf {
+        let host_size = host.size().unwrap_or_default();
+        let size = walk.size.min(host_size);
+        // The leaf's first frames in both spaces.
+        let gfn = Gfn::new(walk.frame.number() & !(size.frames() - 1));
+        let within = gfn.number() & (host_size.frames() - 1);
+        let frame = host.entry.leaf_frame::<M::Space>(host_size).offset(within);
+        // Stores are let through when the guest's D is set, so that the first is seen; never
+        // to a page that is one of its tables.
+        let tables = shadow.has_table(gfn, size.frames());
+        let write = walk.rights.write() && walk.dirty && host.entry.has(Flags::WRITABLE) && !tables;
+        let mut flags = Flags::PRESENT | Flags::ACCESSED;
+        for (allowed, flag) in [(walk.rights.user(), Flags::USER), (write, Flags::WRITABLE | Flags::DIRTY)] {
+            flags = if allowed { flags | flag } else { flags };
+        }
+        if !walk.rights.execute() {
+            flags = flags | Flags::NO_EXECUTE;
+        }
+        // A table page inside a block: mapped by small pages, so that the others stay writable.
+        let (size, frame, gfn) = match tables {
+            true => {
+                let at = walk.frame.number() - gfn.number();
+                (PageSize::Size4K, frame.offset(at), walk.frame)
+            }
+            false => (size, frame, gfn),
+        };
+        Leaf { entry: Entry::leaf(frame, size, flags), size, gfn }
+    }
+}
+
 fn shadow_is_nested<M: TableMemory>(kernel: &Kernel<M>, id: VmId, table: Gfn) -> bool {
     kernel.shadow(id).is_ok_and(|shadow| shadow.is_nested(table))
 }
@@ -441,32 +483,11 @@ impl<M: TableMemory> Core<M> {
                 self.with_notify(cx, |cx| shadow.write_protect(cx, step.slot.table));
             }
         }
-        let host_size = host.size().unwrap_or_default();
-        let size = walk.size.min(host_size);
-        // The leaf's first frames in both spaces.
-        let gfn = Gfn::new(walk.frame.number() & !(size.frames() - 1));
-        let within = gfn.number() & (host_size.frames() - 1);
-        let frame = host.entry.leaf_frame::<M::Space>(host_size).offset(within);
-        // Stores are let through when the guest's D is set, so that the first is seen; never
-        // to a page that is one of its tables.
-        let tables = shadow.has_table(gfn, size.frames());
-        let write = walk.rights.write() && walk.dirty && host.entry.has(Flags::WRITABLE) && !tables;
-        let mut flags = Flags::PRESENT | Flags::ACCESSED;
-        for (allowed, flag) in [(walk.rights.user(), Flags::USER), (write, Flags::WRITABLE | Flags::DIRTY)] {
-            flags = if allowed { flags | flag } else { flags };
-        }
-        if !walk.rights.execute() {
-            flags = flags | Flags::NO_EXECUTE;
-        }
-        debug_assert!(!intent.write || write || tables, "the fault is answered: {fault:?}");
-        // A table page inside a block: mapped by small pages, so that the others stay writable.
-        let (size, frame, gfn) = match tables {
-            true => {
-                let at = walk.frame.number() - gfn.number();
-                (PageSize::Size4K, frame.offset(at), walk.frame)
-            }
-            false => (size, frame, gfn),
-        };
+        let Leaf { entry, size, gfn } = Leaf::of(shadow, walk, host);
+        debug_assert!(
+            !intent.write || entry.has(Flags::WRITABLE) || shadow.is_table(walk.frame),
+            "the fault is answered: {fault:?}"
+        );
         let Some(space) = shadow.use_root(root) else { return Ok(size) };
         let addr = va.align_down(size);
         let slot = loop {
@@ -482,7 +503,6 @@ impl<M: TableMemory> Core<M> {
                 Err(e) => return Err(e.into()),
             }
         };
-        let entry = Entry::leaf(frame, size, flags);
         let old = self.env(cx.cpu, |env| space.table.ops().take(env, slot, size.level()));
         self.env(cx.cpu, |env| space.table.ops().write(env, slot, size.level(), entry));
         if old.is_present() {

@@ -18,6 +18,8 @@ pub(crate) struct GuestWalk {
     /// Of the leaf.
     pub size: PageSize,
     pub rights: Rights,
+    /// What the entries above the leaf allow.
+    above: Rights,
     /// The frame of the 4 KiB page asked for.
     pub frame: Gfn,
     /// D is set in the leaf.
@@ -35,7 +37,7 @@ impl GuestWalk {
     {
         let &ShadowFault { root, levels, va, intent, user } = fault;
         let mut steps = [None; 5];
-        let (mut table, mut level, mut rights) = (root, levels, Rights::ALL);
+        let (mut table, mut level, mut above) = (root, levels, Rights::ALL);
         loop {
             let slot = Slot::new(table, va.index(level));
             let entry = guest.load(slot);
@@ -43,11 +45,10 @@ impl GuestWalk {
             if !entry.is_present() {
                 return Err(fault(Why::NotPresent));
             }
-            rights = rights.under(entry);
+            let rights = above.under(entry);
             steps[usize::from(level) - 1] = Some(Step { slot, level, entry });
             if entry.is_table(level) {
-                table = entry.frame();
-                level -= 1;
+                (table, level, above) = (entry.frame(), level - 1, rights);
                 continue;
             }
             let size = PageSize::from_level(level).ok_or(fault(Why::Reserved))?;
@@ -55,8 +56,25 @@ impl GuestWalk {
                 return Err(fault(Why::Protection));
             }
             let frame = entry.leaf_frame::<GuestPhys>(size).offset(va.page_offset(size) >> 12);
-            return Ok(GuestWalk { steps, size, rights, frame, dirty: entry.has(Flags::DIRTY) });
+            return Ok(GuestWalk { steps, size, rights, above, frame, dirty: entry.has(Flags::DIRTY) });
         }
+    }
+
+    /// The walk to another 4 KiB page of the same leaf table, entry `index` of it; none if nobody has used that page.
+    pub(crate) fn neighbour<G>(&self, guest: &G, index: usize) -> Option<GuestWalk>
+    where
+        G: TableMemory<Space = GuestPhys>,
+    {
+        let slot = Slot::new(self.steps[0]?.slot.table, index);
+        let entry = guest.load(slot);
+        if !entry.is_leaf(1) || !entry.has(Flags::ACCESSED) {
+            return None;
+        }
+        let mut steps = self.steps;
+        steps[0] = Some(Step { slot, level: 1, entry });
+        let frame = entry.leaf_frame::<GuestPhys>(PageSize::Size4K);
+        let rights = self.above.under(entry);
+        Some(GuestWalk { steps, rights, frame, dirty: entry.has(Flags::DIRTY), ..*self })
     }
 
     /// The entries on the way, the root's first.

@@ -15,6 +15,7 @@ mod agile;
 mod calls;
 mod guest;
 mod map;
+mod prefetch;
 mod trap;
 
 pub use calls::ShadowFault;
