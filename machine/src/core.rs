@@ -444,10 +444,12 @@ impl<T: TlbTag> Core<T> {
             let mut port = self.port(uncore, start);
             (translation.walk(&mut port, group, intent), port.time, port.checked)
         };
-        self.timing.end_walk(walker, start, end.max(checked));
+        self.timing.end_walk(walker, start, end);
         match result {
             Ok(leaf) => {
-                self.checked = checked;
+                if X::LATE_CHECKS {
+                    self.checked = self.hand_over(end, checked);
+                }
                 self.counters.walks += 1;
                 self.counters.walk_cycles.count((end - start) / TICKS);
                 let tag = T::of(&self.context, group, &leaf);
@@ -515,6 +517,13 @@ impl<T: TlbTag> Core<T> {
             self.timing.fetch(done);
         }
         Ok(Hpa::new(hpa))
+    }
+
+    /// The walk ended and its last check is still to be answered: the walker is free for the next, and what the
+    /// check loads is one of the core's misses until then.
+    fn hand_over(&mut self, end: Ticks, checked: Ticks) -> Ticks {
+        let left = checked.saturating_sub(end);
+        if left > self.latencies.l1 + self.latencies.check { self.timing.miss(end, left) } else { checked }
     }
 
     /// When an access may retire and when it delivers, once the late check of its walk, if it had one, is answered.

@@ -109,9 +109,21 @@ fn scale(figure: &Figure) -> (u64, u64) {
 const DIVIDE_PLACES: u64 = 64;
 /// Footprint and accesses (before, counted) of classes of direct segments.
 const OF_SEGMENTS: (&str, (u64, u64)) = ("8GiB", (1_000_000, 500_000));
-/// The same of pass-through.
+/// The same of pass-through's programs, but of the one whose every access walks, and of the artifact's: as published.
 const OF_PASSTHROUGH: passthrough::Size<'_> =
-    passthrough::Size { footprint: "1GiB", warmup: 200_000, accesses: 200_000 };
+    passthrough::Size { footprint: "1GiB", warmup: 400_000, accesses: 200_000 };
+const OF_PASSTHROUGH_STRESS: passthrough::Size<'_> =
+    passthrough::Size { footprint: "64GiB", warmup: 1_000_000, accesses: 200_000 };
+const OF_PASSTHROUGH_RANDOM: passthrough::Size<'_> =
+    passthrough::Size { footprint: "4GiB", warmup: 2_000_000, accesses: 500_000 };
+
+fn of_passthrough_size(case: Case) -> passthrough::Size<'static> {
+    match case.name {
+        "gups" => OF_PASSTHROUGH_STRESS,
+        name if name == passthrough::SYSBENCH.name => OF_PASSTHROUGH_RANDOM,
+        _ => OF_PASSTHROUGH,
+    }
+}
 /// Footprints of the TLB curve, in KiB, and accesses at most.
 const CURVE: ([u64; 6], u64) = ([1 << 10, 8 << 10, 64 << 10, 512 << 10, 2 << 20, 8 << 20], 800_000);
 /// Footprint of PTEMagnet's benchmarks, and accesses of them (before, counted).
@@ -258,9 +270,12 @@ impl Job {
                 let cases = [("vmm-direct", 256)];
                 Part::Bad(segments::bad_frames(footprint, &cases, &[0, 16], accesses, quiet)?)
             }
-            Job::PassThrough(setting, case) => {
-                Part::PassThrough(Box::new(passthrough::measure(case, setting, OF_PASSTHROUGH, quiet)?))
-            }
+            Job::PassThrough(setting, case) => Part::PassThrough(Box::new(passthrough::measure(
+                case,
+                setting,
+                of_passthrough_size(case),
+                quiet,
+            )?)),
             Job::Gups => Part::Rows(super::gups(quiet)?.iter().map(Into::into).collect()),
             Job::Curve(column) => {
                 let (footprints, most) = CURVE;

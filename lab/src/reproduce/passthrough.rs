@@ -309,32 +309,32 @@ pub fn published(rows: &[Measured]) -> Vec<Row> {
     };
     let ratio = |a: usize, b: usize| move |row: &Measured| row.speedup(a, b);
     let here = || rows.iter().filter(|row| row.setting != Setting::Numa);
-    add(
-        "speed-up over nested, most",
-        Unit::Ratio,
-        (2.4, "F:abs"),
-        most(&mut here().map(ratio(NESTED, TPT))),
-        false,
-    );
-    add(
-        "speed-up over shadow, most",
-        Unit::Ratio,
-        (1.4, "F:abs"),
-        most(&mut here().map(ratio(SHADOW, TPT))),
-        false,
-    );
-    for (setting, what) in [
-        (Setting::Small, "data-centre programs, time against native, most"),
-        (Setting::Thp, "the same, huge pages"),
-    ] {
-        // "Native performance": two per cent are allowed to it here.
-        let ours = most(&mut of(setting, Kind::DataCentre).map(ratio(TPT, NATIVE)));
-        add(what, Unit::Ratio, (1.02, "F:abs"), ours, true);
-    }
     let random = rows.iter().find(|row| row.case.name == SYSBENCH.name && row.setting == Setting::Small);
-    let over_nested = random.map(ratio(NESTED, TPT));
-    add("random accesses to 4 GiB, speed-up over nested", Unit::Ratio, (2.11, "F:TPT"), over_nested, false);
-    add("the same, time against native", Unit::Ratio, (1.0, "F:TPT"), random.map(ratio(TPT, NATIVE)), false);
+    // The abstract does not say when tags are looked up, and the artifact has none: both ways are here.
+    for (tpt, how) in [(OVERLAPPED, "tags beside the loads"), (TPT, "tags one after another")] {
+        let says = |what: &str| format!("{what} ({how})");
+        let over = |other| most(&mut here().map(ratio(other, tpt)));
+        add(&says("speed-up over nested, most"), Unit::Ratio, (2.4, "F:abs"), over(NESTED), false);
+        add(&says("speed-up over shadow, most"), Unit::Ratio, (1.4, "F:abs"), over(SHADOW), false);
+        for (setting, what) in [
+            (Setting::Small, "data-centre programs, time against native, most"),
+            (Setting::Thp, "the same, huge pages"),
+        ] {
+            // "Native performance": two per cent are allowed to it here.
+            let ours = most(&mut of(setting, Kind::DataCentre).map(ratio(tpt, NATIVE)));
+            add(&says(what), Unit::Ratio, (1.02, "F:abs"), ours, true);
+        }
+        let nested = random.map(ratio(NESTED, tpt));
+        add(
+            &says("random accesses to 4 GiB, speed-up over nested"),
+            Unit::Ratio,
+            (2.11, "F:TPT"),
+            nested,
+            false,
+        );
+        let native = random.map(ratio(tpt, NATIVE));
+        add(&says("the same, time against native"), Unit::Ratio, (1.0, "F:TPT"), native, false);
+    }
     if let Some(m) = random.map(|row| &row.memory) {
         let share = |part: u64, whole: u64| Some(part as f64 / whole.max(1) as f64);
         let (array, twins, tags) = ((0.00195, "F:TPT"), (0.002, "D"), (0.0039, "M-h"));

@@ -14,6 +14,7 @@ const START: u64 = 0x7000_0000_0000;
 fn one_process(regions: Vec<Region>) -> Setup {
     let process = ProcessSetup { name: "operations".to_string(), regions, ..ProcessSetup::default() };
     Setup {
+        more_threads: false,
         name: "operations on areas".to_string(),
         processes: vec![process],
         threads: vec![ThreadSetup { process: 0 }],

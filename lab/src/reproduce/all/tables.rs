@@ -4,6 +4,7 @@ use super::super::sheet::{Row, Unit};
 use super::super::{CurvePoint, babelfish, passthrough, ptemagnet, segments};
 use super::{
     CURVE, DIVIDE_PLACES, Job, OF_BABELFISH, OF_PASSTHROUGH, OF_PTEMAGNET, OF_SEGMENTS, Part, Table, figures,
+    of_passthrough_size,
 };
 use crate::figures::{Cell, Figure, Load, MITOSIS_FIGURES, VMITOSIS_FIGURES};
 
@@ -233,12 +234,18 @@ fn of_passthrough(done: &Done) -> Vec<Table> {
         .iter()
         .filter_map(|(_, part)| if let Part::PassThrough(row) = part { Some((**row).clone()) } else { None })
         .collect();
-    let sizes = format!(
-        "programs of {}, {} k accesses after {} k",
-        OF_PASSTHROUGH.footprint,
-        OF_PASSTHROUGH.accesses / 1000,
-        OF_PASSTHROUGH.warmup / 1000
-    );
+    let mut sizes: Vec<String> = Vec::new();
+    for row in &measured {
+        let size = of_passthrough_size(row.case);
+        let (counted, before) = (size.accesses / 1000, size.warmup / 1000);
+        let said = format!("{counted} k accesses of {} after {before} k", size.footprint);
+        let of = if size.footprint == OF_PASSTHROUGH.footprint { "programs" } else { row.case.name };
+        let said = format!("{of}: {said}");
+        if !sizes.contains(&said) {
+            sizes.push(said);
+        }
+    }
+    let sizes = sizes.join("; ");
     let command = "pagewalk reproduce passthrough";
     let (of_tpt, of_agile) = match measured.is_empty() {
         true => (Vec::new(), Vec::new()),
