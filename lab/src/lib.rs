@@ -1,6 +1,7 @@
 //! Systems, experiments, metrics and results.
 
 pub mod advise;
+pub mod contained;
 pub mod containers;
 pub mod experiment;
 pub mod figures;

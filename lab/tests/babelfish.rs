@@ -125,6 +125,7 @@ impl Script {
     fn new(system: &str) -> Script {
         let groups = [Some(1), Some(1), Some(1), Some(2), Some(2), None];
         let setup = Setup {
+            more_threads: false,
             name: "containers".to_string(),
             processes: groups.map(image).to_vec(),
             threads: (0..groups.len() as u16).map(|process| ThreadSetup { process }).collect(),

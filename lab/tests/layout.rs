@@ -53,6 +53,7 @@ fn experiment(system: &str, snapshot: &Snapshot) -> Experiment {
 
 fn setup(regions: Vec<Region>) -> Setup {
     Setup {
+        more_threads: false,
         name: "test".into(),
         processes: vec![ProcessSetup { name: "p".into(), regions, group: None, implicit_regions: true }],
         threads: vec![ThreadSetup { process: 0 }],

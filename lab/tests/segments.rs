@@ -161,6 +161,7 @@ impl Source for Script {
     fn setup(&mut self) -> Result<Setup, SourceError> {
         let regions = vec![Region::anonymous("heap", HEAP, 64 << 20, Populate::OnDemand)];
         Ok(Setup {
+            more_threads: false,
             name: "script".to_string(),
             processes: vec![ProcessSetup { regions, ..ProcessSetup::default() }],
             threads: vec![ThreadSetup { process: 0 }, ThreadSetup { process: 0 }],

@@ -57,6 +57,7 @@ struct Script {
 impl Source for Script {
     fn setup(&mut self) -> Result<Setup, SourceError> {
         Ok(Setup {
+            more_threads: false,
             name: "script".to_string(),
             processes: vec![ProcessSetup { regions: self.regions.clone(), ..ProcessSetup::default() }],
             threads: vec![ThreadSetup { process: 0 }, ThreadSetup { process: 0 }],

@@ -253,6 +253,8 @@ pub struct Setup {
     pub processes: Vec<ProcessSetup>,
     /// Threads, by index: what [`Access::thread`] means.
     pub threads: Vec<ThreadSetup>,
+    /// How many threads run at once is not known yet: events may bring more than there are now, each for a core of its own.
+    pub more_threads: bool,
     /// How many accesses will come; `None` if it is not known or endless.
     pub accesses: Option<u64>,
 }

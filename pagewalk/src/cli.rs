@@ -571,6 +571,10 @@ pub struct Experiment {
     /// and nodes, in place of the model's own choices.
     #[arg(long, value_name = "SNAPSHOT")]
     pub layout: Option<PathBuf>,
+    /// Processes of the input that run the same program are containers of one image and one user: a group each program,
+    /// whose members may share (`+babelfish`). Otherwise a group is a process and its forks.
+    #[arg(long)]
+    pub containers: bool,
     #[command(flatten)]
     pub capture: Capture,
     /// A program to run and to take the accesses from, live, with no trace on disk.
@@ -590,6 +594,7 @@ impl Experiment {
             verify: false,
             dump_tables: None,
             layout: None,
+            containers: false,
             capture: Capture::default(),
             command: Vec::new(),
         }

@@ -3,11 +3,14 @@
 use crate::cli;
 use crate::live::Program;
 use anyhow::{Context, Result, bail};
-use lab::System;
-use lab::experiment::{DumpTables, Experiment, GENERATED};
+use lab::contained::Contained;
+use lab::experiment::{DumpTables, Experiment, ExperimentError, GENERATED, Progress, run_and_look};
 use lab::layout::RealLayout;
+use lab::look::{Look, Sight};
+use lab::{Outcome, System};
 use machine::input::Source;
 use machine::profile::Profile;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use trace::capture::{Relaid, Snapshot};
@@ -126,6 +129,20 @@ pub fn experiment(
         ..Experiment::new(profile, systems)
     };
     Ok((experiment, input))
+}
+
+/// Runs an experiment on an input, whose processes are perhaps containers.
+pub fn run(
+    experiment: &Experiment,
+    look: &Look,
+    source: &mut dyn Source,
+    containers: bool,
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Vec<(Outcome, Sight)>, ExperimentError> {
+    match containers {
+        true => run_and_look(experiment, look, &mut Contained::new(source), progress),
+        false => run_and_look(experiment, look, source, progress),
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use crate::report::thousands;
 use crate::traces::Written;
 use anyhow::{Result, bail, ensure};
 use lab::Outcome;
-use lab::experiment::{self, Experiment};
+use lab::experiment::Experiment;
 use lab::look::{Look, Sight};
 use machine::input::{Block, More, Setup, Source, SourceError};
 use rustix::process::Signal;
@@ -195,6 +195,7 @@ pub fn simulate(
     experiment: &Experiment,
     look: &Look,
     program: &Program,
+    containers: bool,
     view: &mut View,
     output: Output,
 ) -> Result<(Vec<(Outcome, Sight)>, u8)> {
@@ -202,7 +203,7 @@ pub fn simulate(
     program.say_when(output);
     // The program is on the same terminal: its line gives way to it, which a bar does not.
     let mut watched = Watched::new(&mut source, Line::new(output.quiet || view.is_watch()));
-    let seen = experiment::run_and_look(experiment, look, &mut watched, &mut |p| match view {
+    let seen = crate::inputs::run(experiment, look, &mut watched, containers, &mut |p| match view {
         View::Watch(_) => view.show(p),
         View::Bar(_) => ControlFlow::Continue(()),
     });

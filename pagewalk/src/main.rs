@@ -27,7 +27,6 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use cli::{Attacked, Cli, Command, Output, Reproduced};
 use lab::Outcome;
-use lab::experiment;
 use lab::look::Board;
 use std::io::{self, Write};
 use std::path::Path;
@@ -139,10 +138,13 @@ fn simulate(systems: &[String], args: &cli::Experiment, look: &cli::Look, output
         false => progress::View::Bar(progress::Bar::new(output.quiet)),
     };
     let (seen, status) = match &input {
-        inputs::Input::Live(program) => live::simulate(&experiment, &lab_look, program, &mut view, output)?,
+        inputs::Input::Live(program) => {
+            live::simulate(&experiment, &lab_look, program, args.containers, &mut view, output)?
+        }
         input => {
             let mut source = input.open(experiment.seed)?;
-            let seen = experiment::run_and_look(&experiment, &lab_look, &mut *source, &mut |p| view.show(p))?;
+            let seen =
+                inputs::run(&experiment, &lab_look, &mut *source, args.containers, &mut |p| view.show(p))?;
             (seen, 0)
         }
     };

@@ -21,6 +21,7 @@ pub(crate) fn single(name: &str) -> Setup {
         name: name.to_owned(),
         processes: vec![process(name)],
         threads: vec![ThreadSetup { process: 0 }],
+        more_threads: true,
         accesses: None,
     }
 }

@@ -59,6 +59,7 @@ fn rich_setup() -> Setup {
     heap.advice = HugeAdvice::Huge;
     let file = Backing::PrivateFile { file: "lib\"c\".so".into(), offset: 0x1000 };
     Setup {
+        more_threads: true,
         name: "t".into(),
         processes: vec![
             ProcessSetup {

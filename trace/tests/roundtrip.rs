@@ -14,6 +14,7 @@ fn setup() -> Setup {
     let process =
         |name: &str| ProcessSetup { name: name.into(), implicit_regions: true, ..Default::default() };
     Setup {
+        more_threads: false,
         name: "t".into(),
         processes: vec![process("a"), process("b")],
         threads: [0, 0, 1].map(|process| ThreadSetup { process }).to_vec(),

@@ -36,6 +36,7 @@ impl<A: Algorithm> Interleaved<A> {
     pub(crate) fn new(parameters: &Parameters, process: ProcessSetup, threads: u64, algorithm: A) -> Self {
         let name = parameters.spec();
         let setup = Setup {
+            more_threads: false,
             name: name.clone(),
             processes: vec![process],
             threads: vec![ThreadSetup { process: 0 }; threads as usize],

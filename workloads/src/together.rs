@@ -227,6 +227,7 @@ impl Source for Together {
                 }
             }
             member.fill.reverse();
+            all.more_threads |= setup.more_threads;
             all.accesses = all.accesses.zip(setup.accesses).map(|(a, b)| a + b + member.fill.len() as u64);
             names.push(setup.name);
             all.processes.append(&mut setup.processes);

@@ -56,11 +56,10 @@ pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Pl
         reason,
     };
     Room::of(profile).check(&system, &setup.name, filled(setup)).map_err(refused)?;
-    let threads = setup.threads.len().max(1);
     Ok(Plan {
         system,
         profile: profile.clone(),
-        cores: place(profile, threads, system.spread),
+        cores: place(profile, threads(profile, setup, system.spread), system.spread),
         seed: experiment.seed,
         verify: experiment.verify,
         placing: None,
@@ -74,6 +73,14 @@ pub fn plan(experiment: &Experiment, system: System, setup: &Setup) -> Result<Pl
 /// [`ExperimentError::Refused`], or [`ExperimentError::World`] if what is filled does not fit after all.
 pub fn world(experiment: &Experiment, system: System, setup: &Setup) -> Result<World, ExperimentError> {
     World::new(plan(experiment, system, setup)?, setup).map_err(ExperimentError::under(system))
+}
+
+/// For how many threads there are to be cores: if nobody knows, for as many as a socket has, or the machine.
+fn threads(profile: &Profile, setup: &Setup, spread: bool) -> usize {
+    let sockets = if spread { profile.topology.sockets as usize } else { 1 };
+    let all = profile.topology.cores_per_socket as usize * sockets;
+    let known = setup.threads.len().max(1);
+    if setup.more_threads { known.max(all) } else { known }
 }
 
 /// Where threads run: on the first socket while they fit there and are not to be

@@ -297,6 +297,7 @@ impl World {
             segment_log: Default::default(),
             processes: Vec::new(),
             threads: Vec::new(),
+            living: vec![0; running.len()],
             running,
             oracle,
             tables_before: TableBytes::default(),
@@ -356,8 +357,13 @@ impl World {
             let count = self.processes.len();
             return Err(WorldError::Unknown { kind: "process", index: process, count });
         }
-        let cpu = CpuId((self.threads.len() % self.running.len()) as u16);
-        self.threads.push(Thread { process, cpu });
+        // A core each in turn; but none is shared with a thread that lives while another has nobody left.
+        let cores = self.running.len();
+        let next = self.threads.len() % cores;
+        let idle = (next..next + cores).map(|core| core % cores).find(|&core| self.living[core] == 0);
+        let core = idle.unwrap_or(next);
+        self.living[core] += 1;
+        self.threads.push(Thread { process, cpu: CpuId(core as u16) });
         Ok(())
     }
 }

@@ -72,7 +72,11 @@ impl World {
             Event::Exit { process } => {
                 let (pid, cpu) = (self.process(*process)?.pid, self.cpu_of(*process));
                 let threads = (0..).zip(&self.threads).filter(|(_, thread)| thread.process == *process);
-                threads.for_each(|(thread, _)| self.requests.end(thread));
+                threads.for_each(|(number, thread)| {
+                    self.requests.end(number);
+                    let living = &mut self.living[usize::from(thread.cpu.0)];
+                    *living = living.saturating_sub(1);
+                });
                 self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
                 if let Some(oracle) = &mut self.oracle {
                     oracle.exit(*process);
@@ -88,7 +92,12 @@ impl World {
                 let to = self.machine.cores().find(|c| c.node == NodeId(*node)).map(|c| c.id);
                 let count = self.threads.len();
                 match (self.threads.get_mut(usize::from(*thread)), to) {
-                    (Some(thread), Some(cpu)) => thread.cpu = cpu,
+                    (Some(thread), Some(cpu)) => {
+                        let living = &mut self.living[usize::from(thread.cpu.0)];
+                        *living = living.saturating_sub(1);
+                        self.living[usize::from(cpu.0)] += 1;
+                        thread.cpu = cpu;
+                    }
                     (Some(_), None) => {}
                     (None, _) => return Err(WorldError::Unknown { kind: "thread", index: *thread, count }),
                 }

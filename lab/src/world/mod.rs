@@ -187,6 +187,8 @@ pub struct World {
     segment_log: segments::Log,
     processes: Vec<Process>,
     threads: Vec<Thread>,
+    /// Threads on each core whose process has not ended.
+    living: Vec<u32>,
     /// Which process each core runs.
     running: Vec<Option<u16>>,
     oracle: Option<Oracle>,

@@ -102,6 +102,7 @@ fn image() -> ProcessSetup {
 /// One process, on each CPU a thread of it.
 fn setup() -> Setup {
     Setup {
+        more_threads: false,
         name: "story".into(),
         processes: vec![image()],
         threads: vec![ThreadSetup { process: 0 }; CPUS.len()],

@@ -103,7 +103,7 @@ impl Engine for Qemu {
         let populated = |pid, start, len| !fresh && mostly_present(pid, start, len);
         let (processes, threads) = self.merge.begin(&self.shared, populated);
         let threads = threads.into_iter().map(|process| ThreadSetup { process }).collect();
-        Ok(Setup { processes, threads, ..Setup::default() })
+        Ok(Setup { processes, threads, more_threads: true, ..Setup::default() })
     }
 
     fn fill(&mut self, block: &mut Block, interrupted: bool) -> Result<More, Trouble> {

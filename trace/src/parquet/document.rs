@@ -256,7 +256,7 @@ pub(crate) fn setup_from_json(json: &str) -> Result<Setup, String> {
         return Err(format!("region '{}' is filled by a thread that is not there", region.name));
     }
     let threads = doc.threads.into_iter().map(|process| ThreadSetup { process }).collect();
-    Ok(Setup { name: doc.name, processes, threads, accesses: None })
+    Ok(Setup { name: doc.name, processes, threads, more_threads: true, accesses: None })
 }
 
 fn event_doc(event: &Event) -> Result<EventDoc, String> {

@@ -234,6 +234,7 @@ impl<A: Application> Containers<A> {
         let first =
             if fork { image.process(group) } else { ProcessSetup { group: None, ..daemon.process(0) } };
         let setup = Setup {
+            more_threads: false,
             name: p.spec(),
             processes: vec![first],
             threads: vec![ThreadSetup { process: 0 }; cores],
