@@ -10,6 +10,7 @@ use trace::{About, OpenOptions, ParquetWriter};
 
 fn write(path: &Path) {
     let setup = Setup {
+        more_threads: false,
         name: "t".into(),
         processes: vec![ProcessSetup { name: "p".into(), implicit_regions: true, ..Default::default() }],
         threads: vec![ThreadSetup { process: 0 }],
