@@ -10,12 +10,14 @@ use crate::explain::Recorder;
 use crate::input::{Access, Kind};
 use crate::metrics::{Counters, Served};
 use crate::port::{MemoryPath, WalkPort};
+use crate::recent::Recent;
 use crate::timing::{TICKS, Ticks, Timing};
 use crate::tlb::{Hit, Tlb};
 use crate::uncore::Uncore;
 use crate::walkcache::WalkCaches;
 use paging::frames::CpuId;
 use paging::{Check, Direct, Fault, Hpa, Intent, NodeId, TlbTag, Translation, Va};
+use std::hint::select_unpredictable;
 
 /// Latencies of a core's own parts, in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,18 +63,6 @@ pub struct Stop {
     /// What software must resolve before the access is tried again.
     pub fault: Fault,
 }
-
-/// The page of the access before.
-#[derive(Clone, Copy)]
-struct LastPage {
-    page: u64,
-    /// Host-physical address of its first byte.
-    base: u64,
-    /// Its entry allows stores without a walk.
-    store: bool,
-}
-
-const NO_PAGE: LastPage = LastPage { page: u64::MAX, base: 0, store: false };
 
 /// Accesses whose loads are overlapped. All that 64 nested walks need is a tenth of the real
 /// machine's second-level cache: 128 took 3 % longer, 256 took 10 %, and 32 took 4 %
@@ -235,15 +225,22 @@ impl<T: TlbTag> Core<T> {
         observer: &mut O,
         under_way: &mut (u64, Ticks),
     ) -> Result<(), Stop> {
-        let mut last = NO_PAGE;
-        // The line of the access before, physical and virtual. Between two calls it may have left the
-        // cache; when it delivers stays known.
+        let mut recent = Recent::new(self.l1d_tlb.sets_of_small());
+        // The line of the access before. Between two calls it may have left the cache; when it delivers
+        // stays known.
         let mut last_line = u64::MAX;
-        let mut last_virtual = u64::MAX;
-        for (at, access) in accesses.iter().enumerate() {
+        if std::mem::take(&mut self.resuming)
+            && let Some(first) = accesses.first()
+        {
+            self.timing.take_back(first.insns);
+        }
+        // What is counted for nearly every access is counted here, and at the end.
+        let mut l1_hits = 0;
+        let mut stopped = None;
+        let mut rest = accesses.iter();
+        while let Some(access) = rest.next() {
             let dependent = access.flags & Access::DEPENDENT != 0;
-            let insns = if self.resuming { 0 } else { access.insns };
-            let dispatched = self.timing.dispatch(insns, dependent);
+            let dispatched = self.timing.dispatch(access.insns, dependent);
             if access.kind == Kind::Fetch {
                 match self.fetch(uncore, translation, access, dispatched) {
                     Ok(hpa) => {
@@ -252,84 +249,100 @@ impl<T: TlbTag> Core<T> {
                         }
                     }
                     Err(fault) => {
-                        self.resuming = true;
-                        return Err(Stop { at, fault });
+                        stopped = Some(fault);
+                        break;
                     }
                 }
-                self.resuming = false;
                 // The walk of a fetch may have moved lines and pages.
-                (last, last_line, last_virtual) = (NO_PAGE, u64::MAX, u64::MAX);
+                recent.interrupted();
+                last_line = u64::MAX;
                 *under_way = (u64::MAX, 0);
                 continue;
             }
             let write = access.kind.writes();
-            if access.va.raw() >> 6 == last_virtual && (!write || last.store) {
-                self.resuming = false;
-                self.counters.accesses += 1;
-                self.counters.writes += u64::from(write);
-                self.counters.data[Served::L1 as usize] += 1;
-                // A line that is still on its way delivers when it is here.
-                self.timing.fast((dispatched + self.latencies.l1).max(under_way.1));
-                if O::ACTIVE {
-                    observer.access(access, Hpa::new(last.base | access.va.raw() & 4095));
-                }
-                continue;
-            }
-            let page = access.va.page();
-            let mut ready = dispatched;
-            if page != last.page || (write && !last.store) {
-                match self.translate(uncore, translation, access.va, write, dispatched) {
-                    Ok((hit, time)) => {
-                        ready = time;
-                        let base = hit.page_base(access.va);
-                        last = LastPage { page, base, store: hit.may_store() };
+            let Some(base) = recent.base(access.va, write) else {
+                let before = (last_line, *under_way);
+                match self.far_access(uncore, translation, access, dispatched, &mut recent, before) {
+                    Ok((hpa, done)) => {
+                        last_line = hpa.raw() >> 6;
+                        *under_way = (last_line, done);
+                        if O::ACTIVE {
+                            observer.access(access, hpa);
+                        }
                     }
                     Err(fault) => {
-                        self.resuming = true;
-                        return Err(Stop { at, fault });
+                        stopped = Some(fault);
+                        break;
                     }
                 }
-            }
-            self.resuming = false;
-            last_virtual = access.va.raw() >> 6;
-            let hpa = last.base | access.va.raw() & 4095;
+                continue;
+            };
+            let hpa = base | access.va.raw() & 4095;
             let line = hpa >> 6;
-            self.counters.accesses += 1;
-            self.counters.writes += u64::from(write);
             if line == last_line || self.l1d.access(line) {
+                l1_hits += 1;
                 // A line that is still on its way delivers when it is here.
-                let mut done = ready + self.latencies.l1;
-                if line == under_way.0 {
-                    done = done.max(under_way.1);
-                }
-                if X::LATE_CHECKS {
-                    (ready, done) = self.after_check(ready, done);
-                }
-                self.counters.data[Served::L1 as usize] += 1;
-                if ready > dispatched && ready - dispatched > self.latencies.llc {
-                    self.timing.slow(done, if access.kind == Kind::Write { ready } else { done });
-                } else {
-                    self.timing.fast(done);
-                }
-                if line != under_way.0 {
-                    *under_way = (line, done);
-                }
-                last_line = line;
+                let same = line == under_way.0;
+                let done = (dispatched + self.latencies.l1).max(select_unpredictable(same, under_way.1, 0));
+                self.timing.fast(done);
+                *under_way = (line, select_unpredictable(same, under_way.1, done));
             } else {
-                let mut done = self.data_miss(uncore, line, ready);
-                if X::LATE_CHECKS {
-                    (ready, done) = self.after_check(ready, done);
-                }
-                let retire = if access.kind == Kind::Write { ready } else { done };
-                self.timing.slow(done, retire);
+                let done = self.data_miss(uncore, line, dispatched);
+                self.timing.slow(done, if access.kind == Kind::Write { dispatched } else { done });
                 *under_way = (line, done);
-                last_line = line;
             }
+            last_line = line;
             if O::ACTIVE {
                 observer.access(access, Hpa::new(hpa));
             }
         }
-        Ok(())
+        let complete = accesses.len() - rest.len() - usize::from(stopped.is_some());
+        let writes = accesses[..complete].iter().filter(|access| access.kind.writes()).count();
+        self.counters.accesses += complete as u64;
+        self.counters.writes += writes as u64;
+        self.counters.data[Served::L1 as usize] += l1_hits;
+        match stopped {
+            None => Ok(()),
+            Some(fault) => {
+                self.resuming = true;
+                Err(Stop { at: complete, fault })
+            }
+        }
+    }
+
+    /// An access whose page is not at hand, after one to the line that is under way in `before`: where it went, and when
+    /// that line is here.
+    #[inline(never)]
+    fn far_access<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        access: &Access,
+        dispatched: Ticks,
+        recent: &mut Recent,
+        (last_line, under_way): (u64, (u64, Ticks)),
+    ) -> Result<(Hpa, Ticks), Fault> {
+        let write = access.kind.writes();
+        let (hit, mut ready) = self.translate(uncore, translation, access.va, write, dispatched)?;
+        recent.remember(access.va, &hit, self.l1d_tlb.sets_of_small());
+        let hpa = Hpa::new(hit.page_base(access.va) | access.va.raw() & 4095);
+        let line = hpa.raw() >> 6;
+        let near = line == last_line || self.l1d.access(line);
+        let mut done = if near {
+            self.counters.data[Served::L1 as usize] += 1;
+            (ready + self.latencies.l1).max(if line == under_way.0 { under_way.1 } else { 0 })
+        } else {
+            self.data_miss(uncore, line, ready)
+        };
+        if X::LATE_CHECKS {
+            (ready, done) = self.after_check(ready, done);
+        }
+        if near && ready - dispatched <= self.latencies.llc {
+            self.timing.fast(done);
+        } else {
+            self.timing.slow(done, if access.kind == Kind::Write { ready } else { done });
+        }
+        Ok((hpa, if near && line == under_way.0 { under_way.1 } else { done }))
     }
 
     /// The L1 data cache does not have the line: when it delivers.
@@ -502,7 +515,6 @@ impl<T: TlbTag> Core<T> {
         };
         let hpa = hit.page_base(access.va) | access.va.raw() & 4095;
         let line = hpa >> 6;
-        self.counters.accesses += 1;
         self.counters.fetches += 1;
         let mut done = ready;
         if self.l1i.access(line) {

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod numa;
 mod port;
 pub mod profile;
+mod recent;
 pub mod set;
 pub mod timing;
 pub mod tlb;

@@ -102,12 +102,19 @@ impl Timing {
     /// may start, its address known.
     #[inline(always)]
     pub fn dispatch(&mut self, insns: u16, dependent: bool) -> Ticks {
-        self.insns += u64::from(insns);
-        self.now += u64::from(insns) * self.ticks_per_insn;
+        self.insns = self.insns.wrapping_add(u64::from(insns));
+        self.now = self.now.wrapping_add(u64::from(insns) * self.ticks_per_insn);
         if self.insns >= self.stall_at {
             self.stall();
         }
         if dependent { self.now.max(self.last_done) } else { self.now }
+    }
+
+    /// The last access faulted; the next, of `insns` instructions, is to be dispatched as if it had none. Only
+    /// between the two may a sum be below 0.
+    pub fn take_back(&mut self, insns: u16) {
+        self.insns = self.insns.wrapping_sub(u64::from(insns));
+        self.now = self.now.wrapping_sub(u64::from(insns) * self.ticks_per_insn);
     }
 
     /// The window is full: dispatch waits until enough has retired.
@@ -139,10 +146,10 @@ impl Timing {
     /// only if a chain of such accesses has fallen behind the dispatch.
     #[inline(always)]
     pub fn fast(&mut self, done: Ticks) {
-        if done > self.now + LAG {
-            self.slow(done, done);
-        } else {
-            self.last_done = done;
+        self.last_done = done;
+        // One that waits for an older one's line is not behind what is watched already.
+        if done > (self.now + LAG).max(self.retire) {
+            self.watch(done);
         }
     }
 
@@ -156,6 +163,12 @@ impl Timing {
             // window waits for first.
             return;
         }
+        self.watch(retire);
+    }
+
+    /// The newest access holds up retirement until `retire`, longer than all before it.
+    #[inline(always)]
+    fn watch(&mut self, retire: Ticks) {
         self.retire = retire;
         if retire > self.now {
             if self.slow_len == SLOW_RING {

@@ -214,6 +214,16 @@ impl<T: TlbTag> Tlb<T> {
         self.in_use |= bit(hit.size);
     }
 
+    /// Sets of 4 KiB pages, while there are no other pages; else 1, which all are in.
+    #[inline(always)]
+    pub fn sets_of_small(&self) -> usize {
+        let array = self.array_of[PageSize::Size4K as usize - 1];
+        if self.in_use & !bit(PageSize::Size4K) != 0 || array == NONE {
+            return 1;
+        }
+        self.arrays[array as usize].index.sets()
+    }
+
     /// Asks the host for the sets that a lookup of `va` will compare.
     #[inline(always)]
     pub fn prefetch(&self, va: Va) {

@@ -203,6 +203,8 @@ pub struct World {
     requests: requests::Requests,
 }
 
+/// Accesses that share a line of the host's caches.
+const ACCESSES_IN_LINE: usize = 64 / size_of::<Access>();
 /// Accesses between two rounds of background work (khugepaged, NUMA balancing).
 const TICK: u64 = 1 << 20;
 /// An access that faults more often than this without getting done is stuck: a
@@ -283,6 +285,8 @@ impl World {
     /// If a process does what its kernel refuses, or the oracle finds a mismatch.
     pub fn run(&mut self, block: &Block) -> Result<(), WorldError> {
         let mut rest = block.accesses.as_slice();
+        // Whoever decoded it may have been another CPU: all its lines at once, before they are read one by one.
+        rest.iter().step_by(ACCESSES_IN_LINE).for_each(paging::prefetch::prefetch);
         while let Some(first) = rest.first() {
             // At the same access however the input is cut into blocks.
             let until_tick = rest.len().min((TICK - self.since_tick) as usize);

@@ -95,9 +95,6 @@ fn touch_sse2(row: &mut Row, ways: usize, tag: u32) -> bool {
         | (_mm_movemask_epi8(_mm_cmpeq_epi8(highs[1], high)) as u32) << 8;
     let found = found_low & found_high & (u32::MAX >> (u32::BITS - ways as u32));
 
-    // Behind the way where it was, or, with all 32 bits 0, behind all, nothing moves.
-    let at = found.trailing_zeros();
-    let (behind_low, behind_high) = (_mm_set1_epi16(at as i16), _mm_set1_epi8(at as i8));
     let moved_lows = [
         _mm_or_si128(_mm_slli_si128::<2>(lows[0]), _mm_cvtsi32_si128((tag & 0xffff) as i32)),
         load(row.part(14)),
@@ -107,11 +104,24 @@ fn touch_sse2(row: &mut Row, ways: usize, tag: u32) -> bool {
         _mm_or_si128(_mm_slli_si128::<1>(highs[0]), _mm_cvtsi32_si128((tag >> 16) as i32)),
         load(row.part(HIGH + 7)),
     ];
+    // The last parts first: what comes after the low ones is high ones, which are written after them. As with
+    // wider tags, a miss moves all and needs no selection.
+    if found == 0 {
+        for part in [0, 1, 2] {
+            store(row.part_mut(part * 16), moved_lows[part]);
+        }
+        for part in [1, 0] {
+            store(row.part_mut(HIGH + part * 8), moved_highs[part]);
+        }
+        return false;
+    }
+    // Behind the way where it was nothing moves.
+    let at = found.trailing_zeros();
+    let (behind_low, behind_high) = (_mm_set1_epi16(at as i16), _mm_set1_epi8(at as i8));
     let (ways_low, ways_high) = (
         _mm_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7),
         _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
     );
-    // The last parts first: what comes after the low ones is high ones, which are written after them.
     for part in [0, 1, 2] {
         let ways = _mm_add_epi16(ways_low, _mm_set1_epi16(part as i16 * 8));
         let new = either(_mm_cmpgt_epi16(ways, behind_low), lows[part], moved_lows[part]);
@@ -122,7 +132,7 @@ fn touch_sse2(row: &mut Row, ways: usize, tag: u32) -> bool {
         let new = either(_mm_cmpgt_epi8(ways, behind_high), highs[part], moved_highs[part]);
         store(row.part_mut(HIGH + part * 8), new);
     }
-    found != 0
+    true
 }
 
 #[cfg(target_arch = "x86_64")]

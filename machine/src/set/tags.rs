@@ -15,6 +15,8 @@ pub struct Tags {
 enum Layout {
     /// LRU, in the order of use.
     Ordered(Ordered),
+    /// The same for sets of 5 to 8 ways, which most first and second levels have.
+    Pairs(Box<[Pair]>),
     /// The same, where it makes a set one line of the host.
     Packed(Box<[Row]>),
     /// Any other policy, or more ways than are worth shifting.
@@ -28,6 +30,19 @@ struct Ordered {
     /// The first set begins here, on a line of the host: 16 tags are one line.
     start: usize,
     vectors: usize,
+}
+
+/// Two vectors, within one line of the host.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(32))]
+struct Pair([Four; 2]);
+
+impl Pair {
+    #[inline(always)]
+    fn touch(&mut self, ways: usize, tag: u32) -> bool {
+        // What was used last before stays in front.
+        self.0[0].0[0] == tag || lanes::touch(&mut self.0, ways, tag)
+    }
 }
 
 /// Vectors of a line of the host.
@@ -54,7 +69,6 @@ impl Ordered {
         }
         match self.vectors {
             1 => lanes::touch(self.row::<1>(set), ways, tag),
-            2 => lanes::touch(self.row::<2>(set), ways, tag),
             3 => lanes::touch(self.row::<3>(set), ways, tag),
             4 => lanes::touch(self.row::<4>(set), ways, tag),
             5 => lanes::touch(self.row::<5>(set), ways, tag),
@@ -68,22 +82,8 @@ impl Ordered {
         &self.lanes[self.start + set * self.vectors..][..self.vectors]
     }
 
-    fn contains(&self, set: usize, ways: usize, tag: u32) -> bool {
-        self.set(set).iter().flat_map(|four| four.0).take(ways).any(|held| held == tag)
-    }
-
-    fn remove(&mut self, set: usize, ways: usize, tag: u32) -> bool {
-        let first = self.start + set * self.vectors;
-        let row = &mut self.lanes[first..][..self.vectors];
-        let mut tags =
-            row.iter_mut().flat_map(|four| &mut four.0).take(ways).skip_while(|held| **held != tag);
-        let Some(mut place) = tags.next() else { return false };
-        for next in tags {
-            *place = *next;
-            place = next;
-        }
-        *place = 0;
-        true
+    fn set_mut(&mut self, set: usize) -> &mut [Four] {
+        &mut self.lanes[self.start + set * self.vectors..][..self.vectors]
     }
 
     #[inline(always)]
@@ -94,6 +94,21 @@ impl Ordered {
             paging::prefetch::prefetch(&self.lanes[first + self.vectors - 1]);
         }
     }
+}
+
+fn contains_in(row: &[Four], ways: usize, tag: u32) -> bool {
+    row.iter().flat_map(|four| four.0).take(ways).any(|held| held == tag)
+}
+
+fn remove_in(row: &mut [Four], ways: usize, tag: u32) -> bool {
+    let mut tags = row.iter_mut().flat_map(|four| &mut four.0).take(ways).skip_while(|held| **held != tag);
+    let Some(mut place) = tags.next() else { return false };
+    for next in tags {
+        *place = *next;
+        place = next;
+    }
+    *place = 0;
+    true
 }
 
 impl Tags {
@@ -108,6 +123,8 @@ impl Tags {
         let two_lines = vectors > LINE && ways <= packed::WAYS;
         let layout = if replacement == Replacement::Lru && two_lines && largest < packed::TAGS {
             Layout::Packed(vec![Row::default(); sets].into())
+        } else if replacement == Replacement::Lru && vectors == 2 {
+            Layout::Pairs(vec![Pair::default(); sets].into())
         } else if replacement == Replacement::Lru && vectors <= MAX_VECTORS {
             Layout::Ordered(Ordered::new(sets, vectors))
         } else {
@@ -121,6 +138,7 @@ impl Tags {
     pub fn touch(&mut self, set: usize, tag: u32) -> bool {
         debug_assert!(tag != 0, "tag 0 is the empty way");
         match &mut self.layout {
+            Layout::Pairs(pairs) => pairs[set].touch(self.ways, tag),
             Layout::Ordered(ordered) => ordered.touch(set, self.ways, tag),
             Layout::Packed(rows) => rows[set].touch(self.ways, tag),
             Layout::InPlace(assoc) => touch_in_place(assoc, set, tag),
@@ -130,7 +148,8 @@ impl Tags {
     /// Whether `tag` is there; nothing changes.
     pub fn contains(&self, set: usize, tag: u32) -> bool {
         match &self.layout {
-            Layout::Ordered(ordered) => tag != 0 && ordered.contains(set, self.ways, tag),
+            Layout::Pairs(pairs) => tag != 0 && contains_in(&pairs[set].0, self.ways, tag),
+            Layout::Ordered(ordered) => tag != 0 && contains_in(ordered.set(set), self.ways, tag),
             Layout::Packed(rows) => tag != 0 && (0..self.ways).any(|way| rows[set].get(way) == tag),
             Layout::InPlace(assoc) => assoc.contains(set, tag),
         }
@@ -139,7 +158,8 @@ impl Tags {
     /// Removes `tag`; whether it was there.
     pub fn remove(&mut self, set: usize, tag: u32) -> bool {
         match &mut self.layout {
-            Layout::Ordered(ordered) => ordered.remove(set, self.ways, tag),
+            Layout::Pairs(pairs) => remove_in(&mut pairs[set].0, self.ways, tag),
+            Layout::Ordered(ordered) => remove_in(ordered.set_mut(set), self.ways, tag),
             Layout::Packed(rows) => remove_packed(&mut rows[set], self.ways, tag),
             Layout::InPlace(assoc) => assoc.remove(set, tag, |()| true) > 0,
         }
@@ -148,6 +168,7 @@ impl Tags {
     /// Removes everything.
     pub fn clear(&mut self) {
         match &mut self.layout {
+            Layout::Pairs(pairs) => pairs.fill(Pair::default()),
             Layout::Ordered(ordered) => ordered.lanes.fill(Four::default()),
             Layout::Packed(rows) => rows.fill(Row::default()),
             Layout::InPlace(assoc) => assoc.clear(),
@@ -158,6 +179,7 @@ impl Tags {
     #[inline(always)]
     pub fn prefetch(&self, set: usize) {
         match &self.layout {
+            Layout::Pairs(pairs) => paging::prefetch::prefetch(&pairs[set]),
             Layout::Ordered(ordered) => ordered.prefetch(set),
             Layout::Packed(rows) => paging::prefetch::prefetch(&rows[set]),
             Layout::InPlace(assoc) => assoc.prefetch(set),
