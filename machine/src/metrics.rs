@@ -60,22 +60,28 @@ fn place(cell: Cell) -> usize {
     (cell.guest as usize * 6 + cell.host as usize).min(CELLS - 1)
 }
 
+/// References of one place that were served at one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Group {
+    count: u64,
+    /// What they took.
+    ticks: Ticks,
+}
+
 /// Walker references by place in the grid and by where they were served.
 ///
 /// What a cache lets a walk skip is counted once, where the walk goes on, and
 /// spread over the places that were skipped when somebody asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grid {
-    references: [[u64; 7]; CELLS],
-    /// What they took.
-    ticks: [[Ticks; 7]; CELLS],
+    references: [[Group; 7]; CELLS],
     /// By the levels of the table (4, 5) and the place that was skipped to.
     skips: [[[u64; CELLS]; 2]; 2],
 }
 
 impl Default for Grid {
     fn default() -> Self {
-        Grid { references: [[0; 7]; CELLS], ticks: [[0; 7]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
+        Grid { references: [[Group::default(); 7]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
     }
 }
 
@@ -83,19 +89,19 @@ impl Grid {
     /// Counts a reference that took `ticks`.
     #[inline(always)]
     pub fn count(&mut self, cell: Cell, served: Served, ticks: Ticks) {
-        let place = place(cell);
-        self.references[place][served as usize] += 1;
-        self.ticks[place][served as usize] += ticks;
+        let group = &mut self.references[place(cell)][served as usize];
+        group.count += 1;
+        group.ticks += ticks;
     }
     /// Ticks of the references at `cell`, by where they were served.
-    pub fn ticks(&self, cell: Cell) -> &[Ticks; 7] {
-        &self.ticks[place(cell)]
+    pub fn ticks(&self, cell: Cell) -> [Ticks; 7] {
+        self.references[place(cell)].map(|group| group.ticks)
     }
     /// Ticks of the references to the process's table (or natively, to the only one), and to the VM's.
     pub fn dimension_ticks(&self) -> [Ticks; 2] {
         let mut sum = [0; 2];
-        for (index, by) in self.ticks.iter().enumerate() {
-            sum[usize::from(index % 6 > 0)] += by.iter().sum::<Ticks>();
+        for (index, by) in self.references.iter().enumerate() {
+            sum[usize::from(index % 6 > 0)] += by.iter().map(|group| group.ticks).sum::<Ticks>();
         }
         sum
     }
@@ -128,7 +134,7 @@ impl Grid {
                 .sum(),
             Served::NestedTlb if cell.host > 0 => deep_enough(&self.skips, 1, Cell { host: 0, ..cell }),
             Served::NestedTlb => 0,
-            _ => self.references[place(cell)][served as usize],
+            _ => self.references[place(cell)][served as usize].count,
         }
     }
     /// All cells with a count, rows first.
@@ -140,7 +146,7 @@ impl Grid {
     }
     /// References really made.
     pub fn references(&self) -> u64 {
-        self.references.iter().flatten().sum()
+        self.references.iter().flatten().map(|group| group.count).sum()
     }
     /// Counts by where they were served, over all cells.
     pub fn by_served(&self) -> [u64; 7] {
@@ -152,9 +158,10 @@ impl Grid {
     /// Adds another grid.
     pub fn add(&mut self, other: &Grid) {
         let mine = self.references.as_flattened_mut().iter_mut();
-        mine.zip(other.references.as_flattened()).for_each(|(m, t)| *m += t);
-        let mine = self.ticks.as_flattened_mut().iter_mut();
-        mine.zip(other.ticks.as_flattened()).for_each(|(m, t)| *m += t);
+        mine.zip(other.references.as_flattened()).for_each(|(m, t)| {
+            m.count += t.count;
+            m.ticks += t.ticks;
+        });
         let mine = self.skips.as_flattened_mut().as_flattened_mut().iter_mut();
         mine.zip(other.skips.as_flattened().as_flattened()).for_each(|(m, t)| *m += t);
     }

@@ -8,7 +8,7 @@ use super::{Geometry, Key, Replacement};
 #[derive(Clone, Debug)]
 enum Policy {
     /// LRU of at most 16 ways.
-    Lru16(Box<[u64]>),
+    Lru16(Box<[Row]>),
     /// LRU of at most 25 ways.
     Lru25(Box<[u128]>),
     /// LRU of any number.
@@ -17,17 +17,29 @@ enum Policy {
     Random(Xorshift),
 }
 
+/// A set of at most 16 ways under LRU: what a look-up reads first, together.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(16))]
+struct Row {
+    prints: [[u16; PRINTS]; 2],
+    order: u64,
+}
+
+impl Row {
+    const EMPTY: Row = Row { prints: [[0; PRINTS]; 2], order: Recency::START };
+}
+
 /// Sets of ways.
 #[derive(Clone, Debug)]
 pub struct Assoc<K, V> {
-    /// Prints of the keys, `vectors` for each set; 0 for empty ways.
+    /// Prints of the keys, `vectors` for each set; 0 for empty ways. None here if rows have them.
     prints: Box<[[u16; PRINTS]]>,
     vectors: usize,
     slots: Box<[Slot<K, V>]>,
     sets: usize,
     ways: usize,
     policy: Policy,
-    /// Ways in use of each set.
+    /// Ways in use of each set; not counted for rows.
     filled: Box<[u32]>,
 }
 
@@ -59,9 +71,7 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         let Geometry { sets, ways } = geometry;
         assert!(sets > 0 && ways > 0, "a structure of {sets} sets of {ways} ways");
         let policy = match (replacement, ways) {
-            (Replacement::Lru, ..=<u64 as Recency>::FIELDS) => {
-                Policy::Lru16(vec![Recency::START; sets].into())
-            }
+            (Replacement::Lru, ..=<u64 as Recency>::FIELDS) => Policy::Lru16(vec![Row::EMPTY; sets].into()),
             (Replacement::Lru, ..=<u128 as Recency>::FIELDS) => {
                 Policy::Lru25(vec![Recency::START; sets].into())
             }
@@ -70,14 +80,15 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
             (Replacement::Random { seed }, _) => Policy::Random(Xorshift::new(seed)),
         };
         let vectors = ways.div_ceil(PRINTS);
+        let beside = if let Policy::Lru16(_) = policy { 0 } else { sets };
         Assoc {
-            prints: vec![[0; PRINTS]; sets * vectors].into(),
+            prints: vec![[0; PRINTS]; beside * vectors].into(),
             vectors,
             slots: vec![Slot::default(); geometry.entries()].into(),
             sets,
             ways,
             policy,
-            filled: vec![0; sets].into(),
+            filled: vec![0; beside].into(),
         }
     }
 
@@ -90,22 +101,24 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     #[inline(always)]
     pub fn get(&mut self, set: usize, key: K, admit: impl Fn(&V) -> bool) -> Option<V> {
         // LRU of few ways is what most structures are, and worth a path of its own.
-        let Policy::Lru16(words) = &mut self.policy else { return self.get_large(set, key, admit) };
+        let Policy::Lru16(rows) = &mut self.policy else { return self.get_large(set, key, admit) };
+        let row = &mut rows[set];
         // What was used last before stays in front, and is found without a search: most of the
         // look-ups of a program that hits its first level.
-        let slot = self.slots[set * self.ways + words[set].newest()];
+        let first = set * self.ways;
+        let slot = &self.slots[first + row.order.newest()];
         if slot.key == key && admit(&slot.value) {
             return Some(slot.value);
         }
-        let row = &self.prints[set * self.vectors..][..self.vectors];
-        let mut found = match row.as_array::<2>() {
-            None => lanes::matches(std::array::from_ref(&row[0]), key.print()),
-            Some(row) => lanes::matches(row, key.print()),
+        let mut found = if self.ways <= PRINTS {
+            lanes::matches(std::array::from_ref(&row.prints[0]), key.print())
+        } else {
+            lanes::matches(&row.prints, key.print())
         };
         while let Some(way) = found.take() {
-            let slot = self.slots[set * self.ways + way];
+            let slot = &self.slots[first + way];
             if slot.key == key && admit(&slot.value) {
-                words[set] = words[set].use_way(way);
+                row.order = row.order.use_way(way);
                 return Some(slot.value);
             }
         }
@@ -138,14 +151,19 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     #[inline(always)]
     pub fn insert(&mut self, set: usize, key: K, value: V) -> Option<(K, V)> {
         debug_assert!(key != K::default(), "key 0 is the empty way");
-        let way = match &mut self.policy {
-            Policy::Lru16(words) => {
-                let (way, word) = words[set].renew(self.ways);
-                words[set] = word;
-                way
-            }
-            _ => self.renew_large(set),
-        };
+        let Policy::Lru16(rows) = &mut self.policy else { return self.insert_large(set, key, value) };
+        let row = &mut rows[set];
+        let (way, order) = row.order.renew(self.ways);
+        row.order = order;
+        row.prints.as_flattened_mut()[way] = key.print();
+        let left = std::mem::replace(&mut self.slots[set * self.ways + way], Slot { key, value });
+        (left.key != K::default()).then_some((left.key, left.value))
+    }
+
+    #[inline(never)]
+    fn insert_large(&mut self, set: usize, key: K, value: V) -> Option<(K, V)> {
+        let way = self.victim(set);
+        self.use_way(set, way);
         let left = std::mem::replace(&mut self.slots[set * self.ways + way], Slot { key, value });
         self.prints[set * self.vectors + way / PRINTS][way % PRINTS] = key.print();
         if left.key == K::default() {
@@ -153,13 +171,6 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
             return None;
         }
         Some((left.key, left.value))
-    }
-
-    #[inline(never)]
-    fn renew_large(&mut self, set: usize) -> usize {
-        let way = self.victim(set);
-        self.use_way(set, way);
-        way
     }
 
     /// Whether `key` is there; nothing is promoted.
@@ -176,6 +187,9 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     fn find(&self, set: usize, key: K, admit: impl Fn(&V) -> bool) -> Option<usize> {
         let slots = &self.slots[set * self.ways..][..self.ways];
         let is_it = |way: usize| slots[way].key == key && admit(&slots[way].value);
+        if let Policy::Lru16(rows) = &self.policy {
+            return first(lanes::matches(&rows[set].prints, key.print()), is_it);
+        }
         match self.vectors {
             1 => self.find_in::<1>(set, key, is_it),
             2 => self.find_in::<2>(set, key, is_it),
@@ -218,16 +232,16 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     /// The way that a new entry of the set takes.
     #[inline(always)]
     fn victim(&mut self, set: usize) -> usize {
-        let full = self.filled[set] as usize == self.ways;
+        let full = || self.filled[set] as usize == self.ways;
         let empty = || {
             let row = &self.slots[set * self.ways..][..self.ways];
             row.iter().position(|slot| slot.key == K::default()).expect("an empty way")
         };
         match &mut self.policy {
-            Policy::Lru16(words) => words[set].oldest(self.ways),
+            Policy::Lru16(rows) => rows[set].order.oldest(self.ways),
             Policy::Lru25(words) => words[set].oldest(self.ways),
             Policy::Lists(lists) => lists.oldest(set),
-            Policy::Trees(_) | Policy::Random(_) if !full => empty(),
+            Policy::Trees(_) | Policy::Random(_) if !full() => empty(),
             Policy::Trees(trees) => trees.victim(set),
             Policy::Random(generator) => generator.below(self.ways),
         }
@@ -236,7 +250,7 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     #[inline(always)]
     fn use_way(&mut self, set: usize, way: usize) {
         match &mut self.policy {
-            Policy::Lru16(words) => words[set] = words[set].use_way(way),
+            Policy::Lru16(rows) => rows[set].order = rows[set].order.use_way(way),
             Policy::Lru25(words) => words[set] = words[set].use_way(way),
             Policy::Lists(lists) => lists.use_way(set, way),
             Policy::Trees(trees) => trees.use_way(set, way),
@@ -262,14 +276,18 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
                 continue;
             }
             slot.key = K::default();
+            removed += 1;
+            if let Policy::Lru16(rows) = &mut self.policy {
+                rows[set].prints.as_flattened_mut()[way] = 0;
+                rows[set].order = rows[set].order.retire(way, self.ways);
+                continue;
+            }
             self.prints[set * self.vectors + way / PRINTS][way % PRINTS] = 0;
             self.filled[set] -= 1;
-            removed += 1;
             match &mut self.policy {
-                Policy::Lru16(words) => words[set] = words[set].retire(way, self.ways),
                 Policy::Lru25(words) => words[set] = words[set].retire(way, self.ways),
                 Policy::Lists(lists) => lists.retire(set, way),
-                Policy::Trees(_) | Policy::Random(_) => {}
+                Policy::Lru16(_) | Policy::Trees(_) | Policy::Random(_) => {}
             }
         }
         removed
@@ -280,6 +298,9 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     pub fn clear(&mut self) {
         self.slots.fill(Slot::default());
         self.prints.fill([0; PRINTS]);
+        if let Policy::Lru16(rows) = &mut self.policy {
+            rows.iter_mut().for_each(|row| row.prints = Row::EMPTY.prints);
+        }
         self.filled.fill(0);
     }
 
@@ -291,7 +312,10 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
     /// Asks the host for what a lookup in `set` reads first.
     #[inline(always)]
     pub fn prefetch(&self, set: usize) {
-        paging::prefetch::prefetch(&self.prints[set * self.vectors]);
+        match &self.policy {
+            Policy::Lru16(rows) => paging::prefetch::prefetch(&rows[set]),
+            _ => paging::prefetch::prefetch(&self.prints[set * self.vectors]),
+        }
         paging::prefetch::prefetch(&self.slots[set * self.ways]);
     }
 }
