@@ -238,7 +238,7 @@ impl<T: TlbTag> Core<T> {
         let mut l1_hits = 0;
         let mut stopped = None;
         let mut rest = accesses.iter();
-        while let Some(access) = rest.next() {
+        for access in rest.by_ref() {
             let dependent = access.flags & Access::DEPENDENT != 0;
             let dispatched = self.timing.dispatch(access.insns, dependent);
             if access.kind == Kind::Fetch {
