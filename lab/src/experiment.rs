@@ -53,6 +53,9 @@ pub struct Experiment {
     pub dump_tables: Option<DumpTables>,
 }
 
+/// The seed if none is asked for.
+pub const SEED: u64 = 1;
+
 impl Experiment {
     /// Systems on a machine, with as many accesses as a generator's run has, seed 1, and nothing else asked for.
     pub fn new(profile: Profile, systems: impl IntoIterator<Item = System>) -> Experiment {
@@ -62,7 +65,7 @@ impl Experiment {
             profile,
             warmup,
             accesses: Some(accesses),
-            seed: 1,
+            seed: SEED,
             verify: false,
             layout: None,
             threads: 0,

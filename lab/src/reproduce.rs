@@ -11,7 +11,7 @@ pub mod segments;
 pub mod sheet;
 pub mod together;
 
-use crate::experiment::{self, Experiment, ExperimentError, Progress};
+use crate::experiment::{self, Experiment, ExperimentError, Progress, SEED};
 use crate::outcome::Outcome;
 use crate::system::System;
 use crate::world::World;
@@ -80,7 +80,7 @@ fn parse(system: &str) -> Result<System, ExperimentError> {
 
 /// The workload of this name and these parameters, with the seed that is taken if none is asked for.
 fn built(workload: &str) -> Result<Box<dyn Source + Send>, ExperimentError> {
-    workloads::build(workload, 1).map_err(|error| ExperimentError::input(workload, error))
+    workloads::build(workload, SEED).map_err(|error| ExperimentError::input(workload, error))
 }
 
 /// A world of `system` on `profile` with what `setup` fills, in which nothing has run.

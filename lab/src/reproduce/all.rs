@@ -253,7 +253,7 @@ impl Job {
                     quantum,
                     accesses,
                     warmup,
-                    seed: 1,
+                    seed: crate::experiment::SEED,
                     verify: false,
                     beyond: false,
                 };

@@ -118,7 +118,7 @@ impl Default for Choice {
             others: None,
             accesses: 1_000_000,
             warmup: 500_000,
-            seed: 1,
+            seed: crate::experiment::SEED,
             verify: false,
         }
     }

@@ -1,6 +1,7 @@
 //! The report of every number that is held, beside ours.
 
 use super::{Chart, Document, Mark, Part, Table, rounded};
+use lab::experiment::SEED;
 use lab::reproduce::all::{PAPERS, Page, Table as Sheet};
 use lab::reproduce::sheet::{Row, TRUST, Unit, Verdict};
 use serde_json::json;
@@ -11,10 +12,8 @@ const NUMBERS: [(&str, &str); 2] = [("published", "#0072b2"), ("here", "#d55e00"
 
 /// The report. `rules` say how verdicts come about.
 pub fn all(page: &Page, rules: &[&str]) -> Document {
-    let mut document = Document::new(
-        "Every number that we hold, beside ours".to_string(),
-        "What papers published, what came out here, and a verdict on each number.".to_string(),
-    );
+    let lead = "What papers published, what came out here, and a verdict on each number.";
+    let mut document = super::reproduce::begin("Every number that we hold, beside ours", lead, SEED);
     let columns = ["numbers", "paper", "verdict"];
     let mut verdicts = Chart::new(Mark::Stack, "Numbers by verdict", &columns);
     verdicts.labels.1.clear();

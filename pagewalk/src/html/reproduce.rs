@@ -1,6 +1,7 @@
 //! Reports of what others measured beside what the model says.
 
 use super::{Chart, Document, Mark, Part, Table, rounded};
+use lab::experiment::SEED;
 use lab::figures::{Cell, Figure};
 use lab::reproduce::babelfish;
 use lab::reproduce::passthrough::{self, Judgement, LABELS};
@@ -23,9 +24,16 @@ struct Beside {
 
 const COLORS: [(&str, &str); 2] = [("measured", "#0072b2"), ("model", "#d55e00")];
 
+/// A report with nothing in it yet, of runs of one seed.
+pub(super) fn begin(title: &str, lead: &str, seed: u64) -> Document {
+    let mut document = Document::new(title.to_string(), lead.to_string());
+    document.about("seed", seed);
+    document
+}
+
 /// Charts and a table of quantities, group by group; then what is printed without `--html`.
 fn document(title: &str, lead: &str, unit: &str, rows: &[Beside], text: &str) -> Document {
-    let mut document = Document::new(title.to_string(), lead.to_string());
+    let mut document = begin(title, lead, SEED);
     // Of some, nobody has measured any.
     let measured = rows.iter().any(|r| r.measured.is_some());
     let what = if measured { "Measured and model" } else { "What comes out" };
@@ -117,10 +125,8 @@ pub fn together(met: &[(&Pair, &Met)], text: &str) -> Document {
 
 /// `reproduce tlb-curve`.
 pub fn curve(points: &[CurvePoint], text: &str) -> Document {
-    let mut document = Document::new(
-        "Nanoseconds per access by footprint".to_string(),
-        "As measured on a Zen 4 in a VM, and as the model has them.".to_string(),
-    );
+    let lead = "As measured on a Zen 4 in a VM, and as the model has them.";
+    let mut document = begin("Nanoseconds per access by footprint", lead, SEED);
     let mut names: Vec<&str> = points.iter().map(|p| p.column).collect();
     names.dedup();
     let mut parts = Vec::new();
@@ -165,10 +171,8 @@ pub fn figures(figures: &[&Figure], cells: &[Vec<Cell>], text: &str) -> Document
 
 /// `reproduce passthrough`.
 pub fn passthrough(rows: &[passthrough::Measured], judged: &[Judgement], text: &str) -> Document {
-    let mut document = Document::new(
-        "Translation Pass-Through and the schemes beside it".to_string(),
-        "Cycles of the same accesses against native, and what is published, judged.".to_string(),
-    );
+    let lead = "Cycles of the same accesses against native, and what is published, judged.";
+    let mut document = begin("Translation Pass-Through and the schemes beside it", lead, SEED);
     let columns = ["cycles, against native", "workload", "system", "setting", "exits per 1000 accesses"];
     let mut chart = Chart::new(Mark::Dots, "Time against native", &columns);
     chart.labels.1.clear();
@@ -206,7 +210,7 @@ pub fn passthrough(rows: &[passthrough::Measured], judged: &[Judgement], text: &
 }
 
 /// `reproduce ptemagnet`.
-pub fn ptemagnet(report: &Report, text: &str) -> Document {
+pub fn ptemagnet(report: &Report, seed: u64, text: &str) -> Document {
     type Get = (&'static str, fn(&Measured) -> f64);
     let gets: [Get; 4] = [
         ("time", |m| m.cycles as f64),
@@ -214,11 +218,8 @@ pub fn ptemagnet(report: &Report, text: &str) -> Document {
         ("host cycles", |m| m.host_cycles as f64),
         ("host entries from memory", |m| m.host_from_memory as f64),
     ];
-    let mut document = Document::new(
-        format!("PTEMagnet on {}", report.machine),
-        "What reservations of 8 neighbouring guest frames change, alone and beside other programs."
-            .to_string(),
-    );
+    let lead = "What reservations of 8 neighbouring guest frames change, alone and beside other programs.";
+    let mut document = begin(&format!("PTEMagnet on {}", report.machine), lead, seed);
     let mut lines = Chart::new(
         Mark::Dots,
         "Host lines behind a guest line",
@@ -275,7 +276,7 @@ pub fn segments(classes: &[ClassReport], text: &str) -> Document {
     let mut document = match rows.is_empty() {
         false => document("Direct segments for VMs", lead, "overhead, percent", &rows, text),
         true => {
-            let mut only = Document::new("Direct segments for VMs".to_string(), lead.to_string());
+            let mut only = begin("Direct segments for VMs", lead, SEED);
             only.printed("Faulty frames and ballooning", "As text", text);
             only
         }
@@ -285,11 +286,9 @@ pub fn segments(classes: &[ClassReport], text: &str) -> Document {
 }
 
 /// `reproduce babelfish`.
-pub fn babelfish(report: &babelfish::Report, text: &str) -> Document {
-    let mut document = Document::new(
-        format!("BabelFish on {}", report.machine),
-        "What shared TLB entries and tables change for containers of one image.".to_string(),
-    );
+pub fn babelfish(report: &babelfish::Report, seed: u64, text: &str) -> Document {
+    let lead = "What shared TLB entries and tables change for containers of one image.";
+    let mut document = begin(&format!("BabelFish on {}", report.machine), lead, seed);
     let mut time = Chart::new(Mark::Dots, "Change of time", &["percent", "workload", "system"]);
     time.labels =
         ("percent, against no sharing: of the mean request, or of all cycles".to_string(), String::new());

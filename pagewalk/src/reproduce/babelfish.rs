@@ -27,7 +27,7 @@ pub fn babelfish(args: &BabelfishArgs, html: Option<&Path>, output: Output) -> R
     let report = babelfish::run(&choice, &mut |p| bar.show(p))?;
     bar.end();
     if let Some(file) = html {
-        crate::html::babelfish(&report, &text(&report, &choice)).write(file)?;
+        crate::html::babelfish(&report, choice.seed, &text(&report, &choice)).write(file)?;
         crate::said(file, output);
     }
     if output.json {

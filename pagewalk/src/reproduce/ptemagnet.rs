@@ -23,7 +23,7 @@ pub fn ptemagnet(args: &PteMagnetArgs, html: Option<&Path>, output: Output) -> R
     let report = ptemagnet::run(&choice, &mut |p| bar.show(p))?;
     bar.end();
     if let Some(file) = html {
-        crate::html::ptemagnet(&report, &text(&report, &choice)).write(file)?;
+        crate::html::ptemagnet(&report, choice.seed, &text(&report, &choice)).write(file)?;
         crate::said(file, output);
     }
     if output.json {
