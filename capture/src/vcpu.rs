@@ -7,7 +7,7 @@ use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use capture_ring::{LaneWriter, Record, Room};
+use capture_ring::{LaneWriter, Record, Room, Shape};
 
 use crate::ffi::{self, Counter, Scoreboard};
 use crate::process;
@@ -15,6 +15,10 @@ use crate::process;
 /// Threads that a process may have at once, as QEMU numbers them.
 pub const VCPUS: usize = 16 * 1024;
 
+/// `machine::input::Kind::Read`.
+const READ: u8 = 0;
+/// `machine::input::Kind::Write`.
+const WRITE: u8 = 1;
 /// `machine::input::Kind::Fetch`.
 const FETCH: u8 = 2;
 /// `machine::input::Kind::Modify`.
@@ -25,8 +29,8 @@ const MODIFIED: u8 = 3;
 pub struct Vcpu {
     /// Instructions begun: whole blocks are added when they start. (QEMU before version 2.)
     pub icount: u64,
-    /// The count at the last access that was not recorded.
-    before: u64,
+    /// The count at the last access.
+    last: u64,
     /// Up to where in the lane records may go without asking.
     limit: u64,
     /// Accesses, when only they are counted.
@@ -58,7 +62,7 @@ static STARTED: AtomicU32 = AtomicU32::new(0);
 impl Vcpu {
     const NEW: Vcpu = Vcpu {
         icount: 0,
-        before: 0,
+        last: 0,
         limit: 0,
         counted: 0,
         quota: (0, false),
@@ -70,37 +74,47 @@ impl Vcpu {
 
     /// Forgets the lane: the vCPU's next access takes a new one, and counts its instructions from here.
     fn detach(&mut self, count: u64) {
-        *self = Vcpu { icount: self.icount, before: count, call: self.call, child: self.child, ..Vcpu::NEW };
+        *self = Vcpu { icount: self.icount, last: count, call: self.call, child: self.child, ..Vcpu::NEW };
     }
 
-    /// Records an access, if there is room.
+    /// Records an access, if there is room and it is not long since the last one.
     #[inline(always)]
-    fn try_record(&mut self, record: impl FnOnce() -> Record) -> bool {
-        let Some(writer) = &self.writer else { return false };
+    fn try_record(&mut self, va: u64, shape: Shape, insn: u64) -> bool {
+        let Some(writer) = self.writer else { return false };
         let at = writer.at();
-        let room = at < self.limit;
-        if room {
-            writer.put(at, record());
+        if at >= self.limit {
+            std::hint::cold_path();
+            return false;
         }
-        room
+        let insns = insn.wrapping_sub(self.last);
+        if insns > Record::INSNS {
+            std::hint::cold_path();
+            return false;
+        }
+        writer.put(at, Record::new(va, shape, insns));
+        self.last = insn;
+        true
     }
 
     /// Records an access, or waits, or passes it over.
     #[cold]
     #[inline(never)]
-    fn record_slowly(&mut self, record: Record, insn: u64) {
+    fn record_slowly(&mut self, va: u64, shape: Shape, insn: u64) {
         if self.writer.is_none() {
             self.writer = process::start_thread();
-            if let Some(writer) = &self.writer {
-                writer.lane().before.store(self.before, Ordering::Relaxed);
-            }
         }
         let Some(writer) = self.writer else { return };
-        let (lane, at) = (writer.lane(), writer.at());
+        let (lane, mut at) = (writer.lane(), writer.at());
         match writer.room(at) {
             Room::UpTo(limit) => {
                 self.limit = limit;
-                writer.put(at, record);
+                let mut insns = insn.wrapping_sub(self.last);
+                if insns > Record::INSNS {
+                    // As an access of a trace has it.
+                    writer.put(at, Record::gap(insns.min(u16::MAX.into()) as u16));
+                    (at, insns) = (at + 1, 0);
+                }
+                writer.put(at, Record::new(va, shape, insns));
             }
             Room::NotYet => {
                 if self.quota.0 == 0 {
@@ -108,13 +122,13 @@ impl Vcpu {
                 }
                 self.quota.0 -= 1;
                 add_one(&lane.skipped);
-                lane.before.store(insn, Ordering::Relaxed);
                 if self.quota == (0, true) {
                     process::begin();
                 }
             }
             Room::Over => add_one(&lane.dropped),
         }
+        self.last = insn;
     }
 }
 
@@ -217,30 +231,31 @@ fn access<const PER_VCPU: bool, const MODIFY: bool>(index: c_uint, info: u32, va
     if (known >> 32) as u32 != info {
         return access_slowly::<MODIFY>(index, info, va, user);
     }
-    let (store, size_log2) = unpack(known);
-    if MODIFY && store == 0 {
-        return load_half();
-    }
-    let kind = if MODIFY { MODIFIED } else { store };
+    let Some(shape) = shape::<MODIFY>(known) else { return load_half() };
     let count = if PER_VCPU { *instructions(index, vcpu) } else { vcpu.icount };
-    let record = || Record::new(va, count.wrapping_sub(user as u64), kind, size_log2);
-    if !vcpu.try_record(record) {
+    if !vcpu.try_record(va, shape, count.wrapping_sub(user as u64)) {
         access_slowly::<MODIFY>(index, info, va, user);
     }
 }
 
+/// With C's way of calling: it does not unwind, so that the callbacks can end by jumping here.
 #[cold]
 #[inline(never)]
-fn access_slowly<const MODIFY: bool>(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+extern "C" fn access_slowly<const MODIFY: bool>(index: c_uint, info: u32, va: u64, user: *mut c_void) {
     // SAFETY: as in access, whose reference is not used any more.
     let vcpu = unsafe { vcpu(index) };
-    let (store, size_log2) = describe(info);
-    if MODIFY && store == 0 {
-        return load_half();
-    }
-    let kind = if MODIFY { MODIFIED } else { store };
+    let Some(shape) = shape::<MODIFY>(describe(info)) else { return load_half() };
     let insn = instructions(index, vcpu).wrapping_sub(user as u64);
-    vcpu.record_slowly(Record::new(va, insn, kind, size_log2), insn);
+    vcpu.record_slowly(va, shape, insn);
+}
+
+/// From what is known of an access. `None` for the load of a modify, whose store is taken for both.
+#[inline(always)]
+fn shape<const MODIFY: bool>(known: u64) -> Option<Shape> {
+    let kind = if MODIFY { MODIFIED } else { READ };
+    let shape = Shape::from_bits(known as u16 | Shape::new(kind, 0).bits());
+    let is_load = known as u16 & Shape::new(WRITE, 0).bits() == 0;
+    (!MODIFY || !is_load).then_some(shape)
 }
 
 /// Stores were asked for and a load came: QEMU 7.2 compares the two off by one where it translates accesses (not
@@ -271,26 +286,23 @@ pub fn counted() -> u64 {
     TABLE.0[..started].iter().map(|cell| unsafe { (*cell.get()).counted }).sum()
 }
 
-/// What is known of some values of `info`: the value in the upper half; whether it is a store, and log2 of the size,
-/// in the lower. QEMU's encoding differs between releases, so it is asked once for each of the few values that occur.
+/// What is known of some values of `info`: the value in the upper half, the [`Shape`] of a read or write in the lower. QEMU's encoding differs between releases, so it is asked once for each of the few values that occur.
 static MEMO: [AtomicU64; 64] = [const { AtomicU64::new(u64::MAX) }; 64];
 
 #[inline(always)]
 fn memo(info: u32) -> &'static AtomicU64 {
-    &MEMO[((info ^ info >> 5 ^ info >> 16) & 63) as usize]
+    // The upper half of 2^32 divided by the golden ratio: values that differ in a few bits fall apart.
+    &MEMO[(info.wrapping_mul(0x9e37_79b9) >> 26) as usize]
 }
 
-#[inline(always)]
-fn unpack(known: u64) -> (u8, u8) {
-    (known as u8, (known >> 8) as u8)
-}
-
-fn describe(info: u32) -> (u8, u8) {
+fn describe(info: u32) -> u64 {
     // SAFETY: plain questions about a value that QEMU has just given.
     let (store, size_log2) =
-        unsafe { (ffi::qemu_plugin_mem_is_store(info) as u8, ffi::qemu_plugin_mem_size_shift(info) as u8) };
-    memo(info).store((info as u64) << 32 | (size_log2 as u64) << 8 | store as u64, Ordering::Relaxed);
-    (store, size_log2)
+        unsafe { (ffi::qemu_plugin_mem_is_store(info), ffi::qemu_plugin_mem_size_shift(info) as u8) };
+    let store = if store { WRITE } else { READ };
+    let known = u64::from(info) << 32 | u64::from(Shape::new(store, size_log2).bits());
+    memo(info).store(known, Ordering::Relaxed);
+    known
 }
 
 /// A block that needs more than its instructions counted.
@@ -331,9 +343,9 @@ pub extern "C" fn on_special_block(index: c_uint, user: *mut c_void) {
         let first = count.wrapping_sub(block.insns - 1);
         let mut at = va;
         while at < va + len {
-            let record = Record::new(at, first, FETCH, granule.min(6));
-            if !vcpu.try_record(|| record) {
-                vcpu.record_slowly(record, first);
+            let shape = Shape::new(FETCH, granule.min(6));
+            if !vcpu.try_record(at, shape, first) {
+                vcpu.record_slowly(at, shape, first);
             }
             at = ((at >> granule) + 1) << granule;
         }

@@ -60,6 +60,8 @@ struct Inner {
     by_space: HashMap<SpaceId, Box<dyn Member>>,
     /// The first member of each group.
     by_group: BTreeMap<Ccid, Box<dyn Member>>,
+    /// Where spaces lie, if hardware makes layouts one.
+    layouts: HashMap<SpaceId, babelfish::Aslr>,
 }
 
 impl Members {
@@ -83,11 +85,23 @@ impl Members {
             .map_or(BabelContext::new(Ccid::NONE, pcid, None), |m| m.context(pcid));
         let context = context.in_vm(vm as u8);
         match self.how.aslr {
-            Aslr::Hardware => context.randomised(babelfish::Aslr::hardware([Segment::default(); SEGMENTS])),
+            Aslr::Hardware => {
+                let moved = members.layouts.get(&space).copied();
+                context.randomised(moved.unwrap_or(babelfish::Aslr::hardware([Segment::default(); SEGMENTS])))
+            }
             // A choice that cannot be was refused with the system.
             Aslr::Software if self.how.first_level => context.sharing_first_level().unwrap_or(context),
             Aslr::Software => context,
         }
+    }
+
+    /// A space begins: where its parent lies, or nothing is known yet.
+    fn begin(&self, info: &SpaceInfo) {
+        let layouts = &mut self.lock().layouts;
+        match info.parent.and_then(|parent| layouts.get(&parent).copied()) {
+            Some(layout) => layouts.insert(info.space, layout),
+            None => layouts.remove(&info.space),
+        };
     }
 
     /// The MaskPages of the group of `space`.
@@ -95,17 +109,33 @@ impl Members {
         self.lock().by_space.get(&space).map_or_else(Arc::default, |member| member.masks())
     }
 
-    /// What walk caches call the spaces that an invalidation by `space` concerns.
-    pub fn mates(&self, vm: u16, space: SpaceId, reach: Reach) -> Vec<u16> {
-        let mut mates = vec![tlb_space(vm, space)];
+    /// The spaces that an invalidation by `space` concerns: what walk caches call them, and what cores load for them.
+    pub fn concerned(&self, vm: u16, space: SpaceId, reach: Reach) -> (Vec<u16>, Vec<BabelContext>) {
+        let mut spaces = vec![space];
         if reach == Reach::Group {
             let members = &self.lock().by_space;
             if let Some(ccid) = members.get(&space).map(|member| member.context(0).ccid) {
                 let of_group = members.iter().filter(|(_, member)| member.context(0).ccid == ccid);
-                mates.extend(of_group.map(|(mate, _)| tlb_space(vm, *mate)));
+                spaces.extend(of_group.map(|(mate, _)| *mate).filter(|mate| *mate != space));
             }
         }
-        mates
+        let names = spaces.iter().map(|space| tlb_space(vm, *space)).collect();
+        (names, spaces.into_iter().map(|space| self.context(vm, space)).collect())
+    }
+
+    /// Whether each process has a layout of its own.
+    pub fn randomises(&self) -> bool {
+        self.how.aslr == Aslr::Hardware
+    }
+
+    /// From now on `space`, which nobody ran yet, lies so.
+    pub fn lay_out(&self, space: SpaceId, layout: babelfish::Aslr) {
+        self.lock().layouts.insert(space, layout);
+    }
+
+    /// Where `space` lies, if it was told.
+    pub fn layout(&self, space: SpaceId) -> Option<babelfish::Aslr> {
+        self.lock().layouts.get(&space).copied()
     }
 
     /// What each group did, and the memory that it takes and saves now.
@@ -158,6 +188,7 @@ impl<M: TableMemory + 'static> Fused<M> {
 
 impl<M: TableMemory + 'static> Tables<M> for Fused<M> {
     fn process(&mut self, info: &SpaceInfo) -> Box<dyn TableOps<Virt, M>> {
+        self.members.begin(info);
         let Some(membership) = self.place(info) else {
             self.processes.remove(&info.space);
             self.members.lock().by_space.remove(&info.space);

@@ -17,6 +17,7 @@ pub mod numa;
 pub mod oracle;
 pub mod outcome;
 pub mod passthrough;
+mod randomised;
 pub mod reproduce;
 pub mod results;
 pub mod scenario;

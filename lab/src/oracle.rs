@@ -13,6 +13,7 @@
 
 use machine::core::Observer;
 use machine::input::{Access, Backing, ProcessSetup, Region};
+use mechanisms::babelfish::Aslr;
 use paging::{Hfn, Hpa, SparseFrames, Va};
 use rustc_hash::FxHashMap as HashMap;
 use std::collections::BTreeMap;
@@ -102,6 +103,8 @@ pub struct Oracle {
     mismatch: Option<Mismatch>,
     shared_anonymous: u64,
     current: u16,
+    /// Where the current process lies, if elsewhere than its group.
+    moved: Option<Aslr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -135,6 +138,7 @@ impl Oracle {
             mismatch: None,
             shared_anonymous: 0,
             current: 0,
+            moved: None,
         };
         for process in processes {
             oracle.exec_new(process);
@@ -226,6 +230,11 @@ impl Oracle {
     /// Whose accesses [`Observer::access`] reports from now on.
     pub fn set_process(&mut self, process: u16) {
         self.current = process;
+    }
+
+    /// The addresses of accesses that are reported from now on are the process's own.
+    pub fn set_moved(&mut self, layout: Option<Aslr>) {
+        self.moved = layout;
     }
 
     /// Frames were zeroed.
@@ -370,7 +379,10 @@ impl Observer for Oracle {
     const ACTIVE: bool = true;
     #[inline(always)]
     fn access(&mut self, access: &Access, at: Hpa) {
-        self.check(access, at);
+        match &self.moved {
+            None => self.check(access, at),
+            Some(layout) => self.check(&Access { va: layout.group(access.va), ..*access }, at),
+        }
     }
 }
 

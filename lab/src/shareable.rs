@@ -287,8 +287,10 @@ pub fn compare(looks: &[Look]) -> Report {
             None => groups.push((look.user, program.clone(), vec![look])),
         }
         for sentence in &look.snapshot.unseen {
-            if !unseen.contains(sentence) {
-                unseen.push(sentence.clone());
+            // Once, not for each process.
+            let sentence = sentence.replace(&look.snapshot.pid.to_string(), "PID");
+            if !unseen.contains(&sentence) {
+                unseen.push(sentence);
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::segments::Segments;
 use crate::sharing::{Aslr, Babelfish};
 use mechanisms::Named;
 use mechanisms::ptemagnet::Settings;
+use paging::PageSize;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -73,6 +74,17 @@ pub enum Pages {
     /// Reserved 1 GiB pages.
     #[serde(rename = "1g")]
     Huge1G,
+}
+
+impl Pages {
+    /// The largest that there may be.
+    pub(crate) fn largest(self) -> PageSize {
+        match self {
+            Pages::Small => PageSize::Size4K,
+            Pages::Thp | Pages::Huge2M => PageSize::Size2M,
+            Pages::Huge1G => PageSize::Size1G,
+        }
+    }
 }
 
 /// Where data and page tables are placed among the nodes.

@@ -12,7 +12,7 @@ use machine::profile::Profile;
 use machine::timing::{Ticks, Timing};
 use machine::uncore::Uncore;
 use machine::{Machine, Scope, Whose};
-use mechanisms::babelfish::BabelTag;
+use mechanisms::babelfish::{Aslr, BabelTag};
 use os::SpaceId;
 use paging::frames::CpuId;
 use paging::{AsidVmid, NodeId, Reach, TlbTag, Va};
@@ -155,6 +155,11 @@ impl Tagged {
         }
     }
 
+    /// The layout of `space`, if it lies elsewhere than its group.
+    pub fn moved(&self, space: SpaceId) -> Option<Aslr> {
+        self.members()?.layout(space).filter(Aslr::is_moved)
+    }
+
     /// A core runs `space` of kernel `vm` from now on.
     pub fn load(&mut self, cpu: CpuId, vm: u16, space: SpaceId) {
         let number = tlb_space(vm, space);
@@ -172,11 +177,13 @@ impl Tagged {
         let (reach, spaces) = (Reach::Space, &[number][..]);
         match self {
             Tagged::Plain(machine) => {
-                machine.cores[cpu.index()].forget(&Whose { context: &number, reach, spaces });
+                let whose = Whose { context: &number, contexts: spaces, reach, spaces };
+                machine.cores[cpu.index()].forget(&whose);
             }
             Tagged::Babel(machine, members) => {
-                let context = &members.context(vm, space);
-                machine.cores[cpu.index()].forget(&Whose { context, reach, spaces });
+                let context = members.context(vm, space);
+                let whose = Whose { context: &context, contexts: &[context], reach, spaces };
+                machine.cores[cpu.index()].forget(&whose);
             }
         }
     }
@@ -192,12 +199,13 @@ impl Tagged {
         let number = tlb_space(vm, space);
         match self {
             Tagged::Plain(machine) => {
-                let whose = Whose { context: &number, reach, spaces: &[number] };
+                let whose = Whose { context: &number, contexts: &[number], reach, spaces: &[number] };
                 cpus.for_each(|cpu| machine.invalidate(cpu, &whose, scope, tables));
             }
             Tagged::Babel(machine, members) => {
-                let mates = members.mates(vm, space, reach);
-                let whose = Whose { context: &members.context(vm, space), reach, spaces: &mates };
+                let (spaces, contexts) = members.concerned(vm, space, reach);
+                let context = &members.context(vm, space);
+                let whose = Whose { context, contexts: &contexts, reach, spaces: &spaces };
                 cpus.for_each(|cpu| machine.invalidate(cpu, &whose, scope, tables));
             }
         }

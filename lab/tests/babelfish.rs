@@ -7,11 +7,11 @@ use lab::world::World;
 use lab::{Outcome, containers::SharingCounts};
 use machine::input::*;
 use machine::profile::Profile;
-use paging::Va;
+use paging::{NodeId, Va};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
 
-const SYSTEMS: [&str; 14] = [
+const SYSTEMS: [&str; 16] = [
     "native+babelfish",
     "native+babelfish+aslr=software",
     "native+babelfish+aslr=software+share-l1",
@@ -21,6 +21,8 @@ const SYSTEMS: [&str; 14] = [
     "native+babelfish=no-mask+aslr=software+share-l1",
     "native+babelfish=tlb-no-mask",
     "native-thp+babelfish",
+    "native-2m+babelfish",
+    "native-1g+babelfish",
     "native+5level+babelfish",
     "native+mitosis+babelfish",
     "nested+babelfish",
@@ -40,12 +42,21 @@ fn experiment(system: &str) -> Experiment {
 }
 
 /// Regions of an image: slots of 2 MiB, of which each has 64 pages, so that some share a leaf table
-/// (slots 0 and 1, 2 and 3) and others do not.
+/// (slots 0 and 1, 2 and 3) and others do not. The last is a GiB, for huge pages.
 const SLOTS: usize = 8;
 const PAGES: u64 = 64;
+/// Cores, each on a node of its own.
+const CORES: usize = 3;
 
 fn start(slot: usize) -> u64 {
+    if slot == SLOTS - 1 {
+        return 0x5556_0000_0000;
+    }
     0x5555_0000_0000 + (slot as u64 / 2) * (2 << 20) + (slot as u64 % 2) * PAGES * 4096
+}
+
+fn len(slot: usize) -> u64 {
+    if slot == SLOTS - 1 { 1 << 30 } else { PAGES * 4096 }
 }
 
 fn region(slot: usize) -> Region {
@@ -63,7 +74,7 @@ fn region(slot: usize) -> Region {
     Region {
         name: format!("slot {slot}"),
         start: Va::new(start(slot)),
-        len: PAGES * 4096,
+        len: len(slot),
         backing,
         permissions: Permissions { read: true, write, execute: !write },
         advice: HugeAdvice::None,
@@ -90,6 +101,8 @@ enum Action {
     Map(usize, usize),
     Protect(usize, usize, bool),
     Discard(usize, usize),
+    Move(usize, u8),
+    Reclaim(u64),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -104,8 +117,14 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (who.clone(), slot.clone()).prop_map(|(w, s)| Action::Unmap(w, s)),
         2 => (who.clone(), slot.clone()).prop_map(|(w, s)| Action::Map(w, s)),
         2 => (who.clone(), slot.clone(), any::<bool>()).prop_map(|(w, s, on)| Action::Protect(w, s, on)),
-        1 => (who, slot).prop_map(|(w, s)| Action::Discard(w, s)),
+        1 => (who.clone(), slot).prop_map(|(w, s)| Action::Discard(w, s)),
+        2 => (who, 0..CORES as u8).prop_map(|(w, node)| Action::Move(w, node)),
+        1 => (1..200u64).prop_map(Action::Reclaim),
     ]
+}
+
+fn touch(who: usize, slot: usize, pages: u64, kind: u8) -> Action {
+    Action::Touch { who, slot, first: 0, pages, kind }
 }
 
 /// What the test knows of a process: the rights of its slots, none where nothing is mapped.
@@ -133,7 +152,7 @@ impl Script {
         };
         let experiment = experiment(system);
         let mut plan = experiment::plan(&experiment, experiment.systems[0], &setup).unwrap();
-        plan.cores.truncate(3);
+        plan.cores = (0..CORES as u8).map(NodeId).collect();
         let world = World::new(plan, &setup).unwrap();
         Script { world, processes: vec![Some(all()); groups.len()] }
     }
@@ -149,18 +168,25 @@ impl Script {
     }
 
     fn act(&mut self, action: Action) {
+        if let Action::Reclaim(pages) = action {
+            return self.run(vec![], vec![Event::Reclaim { pages, of_host: false }]);
+        }
         let (Action::Touch { who, .. }
         | Action::Fork(who)
+        | Action::Move(who, _)
         | Action::Exec(who)
         | Action::Exit(who)
         | Action::Unmap(who, _)
         | Action::Map(who, _)
         | Action::Protect(who, ..)
-        | Action::Discard(who, _)) = action;
+        | Action::Discard(who, _)) = action
+        else {
+            return;
+        };
         let Some(at) = self.alive(who) else { return };
         let process = at as u16;
         let mut rights = self.processes[at].unwrap();
-        let range = |slot| (Va::new(start(slot)), PAGES * 4096);
+        let range = |slot| (Va::new(start(slot)), len(slot));
         let event = match action {
             Action::Touch { slot, first, pages, kind, .. } => {
                 let Some(may) = rights[slot] else { return };
@@ -179,7 +205,8 @@ impl Script {
                 let spawn = Event::Spawn { thread: child, process: child };
                 return self.run(vec![], vec![Event::Fork { parent: process, child }, spawn]);
             }
-            Action::Fork(_) => return,
+            Action::Fork(_) | Action::Reclaim(_) => return,
+            Action::Move(_, node) => Event::MoveThread { thread: process, node },
             Action::Exec(_) => {
                 rights = all();
                 Event::Exec { process, image: image(None) }
@@ -218,6 +245,13 @@ impl Script {
         self.run(vec![], vec![event]);
     }
 
+    /// Actions from the beginning to the end.
+    fn play(system: &str, actions: impl IntoIterator<Item = Action>) {
+        let mut script = Script::new(system);
+        actions.into_iter().for_each(|action| script.act(action));
+        script.end();
+    }
+
     /// Everyone reads everything that it may, then ends; every frame of a table comes back.
     fn end(mut self) {
         for slot in 0..SLOTS {
@@ -246,11 +280,7 @@ proptest! {
         system in 0..SYSTEMS.len(),
         actions in prop::collection::vec(action(), 1..120),
     ) {
-        let mut script = Script::new(SYSTEMS[system]);
-        for action in actions {
-            script.act(action);
-        }
-        script.end();
+        Script::play(SYSTEMS[system], actions);
     }
 }
 
@@ -258,12 +288,9 @@ proptest! {
 #[test]
 fn fork_write_unmap_and_exec_pass_under_every_system() {
     for system in SYSTEMS {
-        let mut script = Script::new(system);
-        let touch = |who, slot, kind| Action::Touch { who, slot, first: 0, pages: 24, kind };
-        for slot in 0..SLOTS {
-            (0..6).for_each(|who| script.act(touch(who, slot, 0)));
-        }
-        for action in [
+        let touch = |who, slot, kind| touch(who, slot, 24, kind);
+        let all_read = (0..SLOTS).flat_map(|slot| (0..6).map(move |who| touch(who, slot, 0)));
+        let rest = [
             touch(0, 1, 1),
             touch(1, 2, 1),
             Action::Fork(0),
@@ -277,11 +304,46 @@ fn fork_write_unmap_and_exec_pass_under_every_system() {
             Action::Protect(1, 1, false),
             touch(1, 1, 0),
             Action::Discard(0, 6),
+            Action::Move(0, 1),
+            touch(0, 1, 0),
+            touch(0, 2, 0),
+            Action::Reclaim(400),
+            touch(1, 0, 0),
+            touch(2, 2, 0),
+            touch(0, 0, 0),
             Action::Exec(1),
             Action::Exit(0),
-        ] {
-            script.act(action);
-        }
+        ];
+        Script::play(system, all_read.chain(rest));
+    }
+}
+
+/// Entries that may stay where a process did not run must not serve it when it comes there.
+#[test]
+fn who_comes_to_another_core_finds_its_own_pages() {
+    for system in ["native+babelfish", "native+babelfish+aslr=software+share-l1", "nested+babelfish"] {
+        let touch = |who, kind| touch(who, 1, 8, kind);
+        let actions = [touch(1, 0), touch(0, 0), touch(0, 1), Action::Move(0, 1), touch(0, 0), touch(1, 0)];
+        Script::play(system, actions);
+    }
+}
+
+/// What one member's kernel path takes out of a shared table is in nobody's first-level TLB, wherever each lies.
+#[test]
+fn what_leaves_a_shared_table_leaves_every_layout() {
+    for system in ["native+babelfish", "native+babelfish+aslr=software", "nested+babelfish"] {
+        let mut script = Script::new(system);
+        (0..3).for_each(|who| script.act(touch(who, 4, 8, 0)));
+        let cached = |script: &mut Script| {
+            let at = |page: u64| (0..3).map(move |who| (who, Va::new(start(4) + page * 4096)));
+            let all = (0..8).flat_map(at);
+            all.filter(|(who, va)| script.world.in_tlb(*who, *va).is_some()).count()
+        };
+        assert_eq!(cached(&mut script), 24, "{system}");
+        // Few at a time, so that pages are named and not all is flushed; the first pass only takes accessed bits.
+        (0..100).for_each(|_| script.act(Action::Reclaim(8)));
+        assert_eq!(cached(&mut script), 0, "{system}");
+        (0..3).for_each(|who| script.act(touch(who, 4, 8, 0)));
         script.end();
     }
 }
@@ -339,6 +401,22 @@ fn each_part_of_babelfish_shares_what_it_should() {
     assert!(requests.mean > 0.0 && requests.median <= requests.tail && requests.tail <= requests.p99);
     let shareable = none.shareable.unwrap();
     assert!(shareable.shareable > shareable.entries / 5 && shareable.distinct < shareable.entries);
+}
+
+/// Members that lie elsewhere than their group have other sets of the first-level TLBs.
+#[test]
+fn layouts_of_their_own_change_the_first_level() {
+    let systems =
+        ["native+babelfish", "native+babelfish+aslr=software", "native-thp+babelfish", "nested+babelfish"];
+    let outcomes =
+        containers("mongodb:containers=6,cores=2,quantum=50000,dataset=16MiB", &systems, 1_000_000);
+    let misses: Vec<u64> = outcomes.iter().map(|outcome| outcome.tlb.l1_misses).collect();
+    assert_ne!(misses[0], misses[1]);
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| outcome.verified == outcomes[0].verified && outcome.tlb.shared_hits > 0)
+    );
 }
 
 #[test]

@@ -131,6 +131,23 @@ fn dumps_say_where_tables_are_and_what_changed() {
 }
 
 #[test]
+fn dumps_show_what_the_hardware_walks_under_shadow_paging_too() {
+    for system in ["shadow+spread", "shadow+host-pt-node=1", "agile"] {
+        let mut experiment = experiment(&[system], 20_000, false);
+        experiment.dump_tables = Some(DumpTables::default());
+        let mut source = workloads::build("gups:footprint=16MiB", 3).unwrap();
+        let o = experiment::run(&experiment, &mut *source, &mut |_| ControlFlow::Continue(())).unwrap();
+        let of: Vec<&str> = o[0].table_dumps.iter().map(|dump| dump.of.as_str()).collect();
+        assert_eq!(of, ["process 0", "the shadow of process 0", "the VM"], "{system}");
+        let shadow = &o[0].table_dumps[1];
+        let pages: u64 = shadow.tables.iter().flat_map(|level| &level.sockets).map(|s| s.pages).sum();
+        assert_eq!(pages * 4096, o[0].tables.shadow, "{system}");
+        let leaves: u64 = shadow.data.iter().flat_map(|kind| &kind.pages).sum();
+        assert!(leaves >= 4096 || system == "agile", "{system}: {leaves} of 4096 pages");
+    }
+}
+
+#[test]
 fn figures_run_at_small_footprints_under_the_oracle() {
     for figure in MITOSIS_FIGURES.iter().chain(&VMITOSIS_FIGURES) {
         let workloads = [figure.loads[0].name.to_string()];

@@ -249,7 +249,7 @@ impl<T: TlbTag> Core<T> {
         let (time, checked, steps) = (scribe.port.time, scribe.port.checked, scribe.steps);
         if let Some(recorder) = &mut self.recorder {
             let walk = Explained { steps, end };
-            recorder.walks.push(Recorded { va, intent, start, walker, walk });
+            recorder.walks.push(Recorded { va: group, intent, start, walker, walk });
         }
         (end, time, checked)
     }

@@ -43,6 +43,8 @@ pub enum Scope<'a> {
 pub struct Whose<'a, T: TlbTag> {
     /// The registers of the space.
     pub context: &'a T::Context,
+    /// Those of every space concerned: each knows its pages by addresses of its own.
+    pub contexts: &'a [T::Context],
     /// Whose besides, of those that have the same TLB key.
     pub reach: Reach,
     /// What walk caches call the spaces concerned.
@@ -111,12 +113,14 @@ impl<T: TlbTag> Machine<T> {
         let which = |tag: &T| tag.invalidated(whose.context, whose.reach);
         for &(start, len) in ranges {
             core.stlb.invalidate(key, Va::new(start), len, which);
-            // The first level knows pages by the addresses of the process itself.
-            T::own_ranges(whose.context, start, len, &mut |start, len| {
-                for tlb in [&mut core.l1d_tlb, &mut core.l1i_tlb] {
-                    tlb.invalidate(key, Va::new(start), len, which);
-                }
-            });
+            // The first level knows pages by the addresses of the processes themselves.
+            for context in whose.contexts {
+                T::own_ranges(context, start, len, &mut |start, len| {
+                    for tlb in [&mut core.l1d_tlb, &mut core.l1i_tlb] {
+                        tlb.invalidate(key, Va::new(start), len, which);
+                    }
+                });
+            }
             if tables {
                 for space in whose.spaces {
                     core.walk_caches.invalidate(*space, Va::new(start), len);

@@ -310,7 +310,7 @@ impl<M: TableMemory> Core<M> {
 
     /// Tells whoever derived translations from the space, then the TLBs of the
     /// CPUs of `nodes` that may have cached some: those that ran the space, or,
-    /// where its group shares translations, any member of the group.
+    /// where its group's translations change, any member of the group.
     pub(crate) fn invalidate<I: Space>(
         &mut self,
         space: &mut AddressSpace<I, M>,
@@ -329,7 +329,8 @@ impl<M: TableMemory> Core<M> {
         }
         let ran = match reach {
             Reach::Space => space.cpus,
-            Reach::Shared | Reach::Group => self.groups.get(&space.group).map_or(space.cpus, |g| g.cpus),
+            Reach::Shared => space.visited,
+            Reach::Group => self.groups.get(&space.group).map_or(space.cpus, |g| g.cpus),
         };
         let cpus = if nodes == NodeSet::ALL {
             ran

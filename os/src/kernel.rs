@@ -312,6 +312,7 @@ impl<M: TableMemory> Core<M> {
             vmas: VmaSet::default(),
             table,
             cpus: Default::default(),
+            visited: Default::default(),
             policy,
             thp: thp.unwrap_or(self.config.thp),
             mmap_top,

@@ -5,7 +5,9 @@
 //! the spaces it runs in turn, and flushes one when it gets a new owner.
 
 use crate::error::MmError;
-use crate::hardware::{Cost, CpuMask, Hardware, Invalidate, RootLoad, SegmentLoad, SpaceId, SpaceKind};
+use crate::hardware::{
+    Cost, CpuMask, Hardware, Invalidate, RootLoad, SegmentLoad, Shootdown, SpaceId, SpaceKind,
+};
 use crate::hypervisor::VmId;
 use crate::kernel::{Core, Cx, Kernel};
 use crate::process::{GroupId, ProcessId};
@@ -71,6 +73,7 @@ impl<M: TableMemory> Core<M> {
                 evicted = taken.flatten();
             }
         }
+        self.arrive(space, cx);
         space.cpus.insert(cx.cpu);
         self.groups.entry(space.group).or_default().cpus.insert(cx.cpu);
         // Before this CPU walks. Tables that spaces share (BabelFish) do not ask by
@@ -85,6 +88,29 @@ impl<M: TableMemory> Core<M> {
         cx.hw.load_root(cx.cpu, &load);
         self.load_segment(space, cx, cx.cpu);
         self.charge(cx, Cost::ContextSwitch);
+    }
+
+    /// The CPU runs the space for the first time: entries that the space's group shares there may be from before
+    /// it got something else (`Reach::Shared`).
+    fn arrive<I: Space>(&mut self, space: &mut AddressSpace<I, M>, cx: &mut Cx<'_, M::Space>) {
+        if space.visited.contains(cx.cpu) {
+            return;
+        }
+        space.visited.insert(cx.cpu);
+        if space.table.ops_ref().is_parted() {
+            cx.hw.shootdown(
+                cx.cpu,
+                &Shootdown {
+                    space: space.id,
+                    kind: space.owner.kind(),
+                    group: space.group,
+                    reach: Reach::Shared,
+                    what: Invalidate::All,
+                    tables_freed: false,
+                    cpus: CpuMask::from_iter([cx.cpu]),
+                },
+            );
+        }
     }
 
     /// After a full flush, CPUs that do not run the space have nothing of it.

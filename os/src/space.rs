@@ -137,6 +137,8 @@ pub struct AddressSpace<I: Space, M: TableMemory> {
     pub(crate) table: PageTable<I, M>,
     /// CPUs that may have cached translations.
     pub(crate) cpus: CpuMask,
+    /// CPUs that ever ran it: what its group shares and it must not see any more is gone from them.
+    pub(crate) visited: CpuMask,
     pub(crate) policy: Policy,
     pub(crate) thp: ThpMode,
     /// No area is placed above this address by itself.

@@ -364,10 +364,10 @@ pub struct PteMagnetArgs {
     #[arg(long, default_value = "512MiB")]
     pub footprint: String,
     /// Accesses of a benchmark that are counted (suffixes k, M, G).
-    #[arg(short = 'n', long, value_parser = count, default_value = "1M")]
+    #[arg(short = 'n', long, value_parser = count, default_value = "4M")]
     pub accesses: u64,
     /// Accesses before that, after its data is filled.
-    #[arg(long, value_parser = count, default_value = "500k")]
+    #[arg(long, value_parser = count, default_value = "1M")]
     pub warmup: u64,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]

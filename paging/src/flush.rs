@@ -55,17 +55,16 @@ impl<I: Space> fmt::Debug for FlushRange<I> {
 
 /// Whose cached translations an invalidation concerns, each more than the one before.
 ///
-/// Only spaces in a group that shares translations (BabelFish) owe more than
-/// [`Reach::Space`]; what they owe goes to every CPU that ran a member of the
-/// group, not only to those that ran this space.
+/// Only spaces in a group that shares translations (BabelFish) owe more than [`Reach::Space`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Reach {
     /// The space's own entries.
     #[default]
     Space,
-    /// And those that its group shares.
+    /// And those that its group shares, as they must not serve this space any more: on every CPU that ever ran it.
+    /// Others may keep them until it arrives there ([`crate::TableOps::is_parted`]).
     Shared,
-    /// And the own entries and walk caches of every member of the group.
+    /// And the own entries and walk caches of every member of the group: on every CPU that ran one.
     Group,
 }
 
@@ -155,7 +154,7 @@ pub struct Flush<I: Space, S: PhysSpace> {
 impl<I: Space, S: PhysSpace> Default for Flush<I, S> {
     fn default() -> Self {
         Flush {
-            parts: Reach::ALL.map(|_| Part { extent: Extent::Nothing, paths: false }),
+            parts: [const { Part { extent: Extent::Nothing, paths: false } }; Reach::ALL.len()],
             nodes: NodeSet::default(),
             hull: (u64::MAX, 0),
             gone: Vec::new(),

@@ -461,6 +461,12 @@ pub trait TableOps<I: Space, M: TableMemory>: fmt::Debug + Send {
         Reach::Space
     }
 
+    /// Whether entries that the space's group shares may be cached somewhere which must not serve this space
+    /// ([`Reach::Shared`] was owed for them). A CPU that runs it for the first time forgets the group's entries before.
+    fn is_parted(&self) -> bool {
+        false
+    }
+
     /// Moves what [`TableOps::alloc`], `own`, `area` and `adopt` owe to `flush`. Until it is
     /// discharged the space's table lock is not let go.
     fn owed(&mut self, _flush: &mut Flush<I, M::Space>) {}

@@ -23,7 +23,7 @@
 use machine::input::{Access, Event, Populate, Source};
 
 use crate::emit::{Algorithm, Interleaved, lines, read};
-use crate::layout::{ADVICE, Layout, POPULATE, THREADS};
+use crate::layout::{ADVICE, Layout, MALLOC, POPULATE, THREADS};
 use crate::parameters::{Parameter, Parameters, Unit};
 use crate::registry::{Workload, WorkloadError};
 
@@ -40,6 +40,7 @@ pub(crate) const WORKLOAD: Workload = Workload {
         },
         THREADS,
         POPULATE,
+        MALLOC,
         ADVICE,
     ],
     build,

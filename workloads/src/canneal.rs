@@ -19,7 +19,7 @@
 use machine::input::{Access, Event, Populate, Source};
 
 use crate::emit::{Algorithm, Interleaved, modify, read};
-use crate::layout::{ADVICE, Layout, POPULATE, THREADS};
+use crate::layout::{ADVICE, Layout, MALLOC, POPULATE, THREADS};
 use crate::parameters::{Parameter, Parameters, Unit};
 use crate::random::{Draw, Generator, Permutation, generator, hash, scale};
 use crate::registry::{Workload, WorkloadError};
@@ -43,6 +43,7 @@ pub(crate) const WORKLOAD: Workload = Workload {
         },
         THREADS,
         POPULATE,
+        MALLOC,
         ADVICE,
     ],
     build,

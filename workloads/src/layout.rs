@@ -43,6 +43,14 @@ pub(crate) const THREADS: Parameter = Parameter {
     meaning: "threads of the one process",
 };
 
+/// `malloc=`, for workloads that have both large blocks and a heap.
+pub(crate) const MALLOC: Parameter = Parameter {
+    name: "malloc",
+    unit: Unit::Choice(&["mapped", "heap"]),
+    default: "mapped",
+    meaning: "large blocks: mapped each by itself as glibc does, or all in the heap (`MALLOC_MMAP_THRESHOLD_`), one range as a primary region needs",
+};
+
 const PAGE: u64 = 4096;
 /// The first byte after a small program's data: where `brk` starts.
 const HEAP: u64 = 0x5555_5557_9000;
@@ -60,12 +68,13 @@ pub(crate) struct Layout {
     heap: u64,
     mappings: u64,
     demand: bool,
+    all_in_heap: bool,
     advice: HugeAdvice,
     regions: Vec<Region>,
 }
 
 impl Layout {
-    /// An empty process that follows `populate` and `advice` of the parameters, where there are such.
+    /// An empty process that follows `populate`, `malloc` and `advice` of the parameters, where there are such.
     pub(crate) fn new(parameters: &Parameters) -> Layout {
         let is = |key: &str, value: &str| parameters.get(key).is_some_and(|v| v.to_string() == value);
         let advice = match parameters.choice("advice") {
@@ -80,6 +89,7 @@ impl Layout {
             heap: HEAP,
             mappings: MAPPINGS_END,
             demand: is("populate", "demand"),
+            all_in_heap: is("malloc", "heap"),
             advice,
             regions: Vec::new(),
         }
@@ -116,7 +126,10 @@ impl Layout {
 
     /// A large block of `malloc`; the address that it returns.
     pub(crate) fn malloc(&mut self, name: &str, len: u64, populate: Populate) -> u64 {
-        self.map(name, len + HEADER, populate) + HEADER
+        match self.all_in_heap {
+            true => self.heap(name, len, populate),
+            false => self.map(name, len + HEADER, populate) + HEADER,
+        }
     }
 
     /// A part of the `brk` heap that small blocks fill one after the other; the first block's address.

@@ -18,7 +18,7 @@
 use machine::input::{Access, Event, Populate, Source};
 
 use crate::emit::{Algorithm, Interleaved, lines, read, write};
-use crate::layout::{ADVICE, Layout, POPULATE};
+use crate::layout::{ADVICE, Layout, MALLOC, POPULATE};
 use crate::parameters::{Parameter, Parameters, Unit};
 use crate::random::{Draw, Generator, Permutation, generator, hash, scale};
 use crate::registry::{Workload, WorkloadError};
@@ -41,6 +41,7 @@ pub(crate) const WORKLOAD: Workload = Workload {
             meaning: "part of the footprint that messages take",
         },
         POPULATE,
+        MALLOC,
         ADVICE,
     ],
     build,

@@ -29,6 +29,8 @@ pub struct Together {
     /// Processes and threads of all members so far.
     processes: u16,
     threads: u16,
+    /// Instructions for a page that is filled.
+    fill_insns: u16,
 }
 
 impl std::fmt::Debug for Together {
@@ -82,7 +84,12 @@ impl Together {
             quantum,
         };
         let members = sources.into_iter().map(member).collect();
-        Together { members, turn: 0, processes: 0, threads: 0 }
+        Together { members, turn: 0, processes: 0, threads: 0, fill_insns: FILL_INSNS }
+    }
+
+    /// Programs that take `insns` instructions to fill a page before they begin: those that compute or parse their data.
+    pub fn filling_in(self, insns: u16) -> Together {
+        Together { fill_insns: insns, ..self }
     }
 
     /// How many programs there are.
@@ -175,11 +182,11 @@ impl Together {
 }
 
 /// The accesses that fill a region, in the order that `populate` says, and the region without it.
-fn filling(region: &mut Region, threads: &[u16]) -> Vec<Access> {
+fn filling(region: &mut Region, threads: &[u16], insns: u16) -> Vec<Access> {
     let kind = if region.permissions.write { Kind::Write } else { Kind::Read };
     let pages = region.len >> 12;
     let start = region.start.raw();
-    let touch = |page: u64, thread: u16| Access::new(start + (page << 12), kind, thread, FILL_INSNS);
+    let touch = |page: u64, thread: u16| Access::new(start + (page << 12), kind, thread, insns);
     let of = |at: u64| threads[(at % threads.len() as u64) as usize];
     match std::mem::take(&mut region.populate) {
         _ if threads.is_empty() => Vec::new(),
@@ -223,7 +230,7 @@ impl Source for Together {
                     .map(|(_, number)| *number)
                     .collect();
                 for region in &mut process.regions {
-                    member.fill.extend(filling(region, &its));
+                    member.fill.extend(filling(region, &its, self.fill_insns));
                 }
             }
             member.fill.reverse();

@@ -4,14 +4,14 @@
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64};
 
 /// The first word of the memory: refuses a plugin of another build.
-pub const MAGIC: u64 = u64::from_le_bytes(*b"pgwlk\0\0\x01");
+pub const MAGIC: u64 = u64::from_le_bytes(*b"pgwlk\0\0\x02");
 /// Threads that may be alive at once, over all processes.
 pub const LANES: usize = 2048;
 /// Processes that may be alive at once.
 pub const PROCESSES: usize = 512;
 /// Records in a lane: 512 KiB, half of the L2 cache of recent cores, so that
 /// producer and consumer meet in a cache.
-pub const LANE_RECORDS: usize = 32 * 1024;
+pub const LANE_RECORDS: usize = 64 * 1024;
 /// 8-byte words in a process's log.
 pub const LOG_WORDS: usize = 16 * 1024;
 
@@ -48,13 +48,11 @@ pub struct Header {
 pub struct Lane {
     /// Records ever written. Only the writer stores it.
     pub head: AtomicU64,
-    /// The count of instructions at the thread's access before the first record.
-    pub before: AtomicU64,
     /// Accesses passed over because recording had not begun.
     pub skipped: AtomicU64,
     /// Accesses dropped because recording had stopped.
     pub dropped: AtomicU64,
-    pad: [u64; 4],
+    pad: [u64; 5],
     /// Records ever read. Only the reader stores it.
     pub tail: AtomicU64,
     pad2: [u64; 7],
@@ -77,8 +75,8 @@ pub struct Log {
     pub pid: AtomicU32,
 }
 
-/// One slot of a lane: an access in two words.
-pub type Slot = [AtomicU64; 2];
+/// One slot of a lane: a [`Record`](crate::Record).
+pub type Slot = AtomicU64;
 
 /// Where the parts begin.
 pub(crate) const LANE_TABLE: usize = size_of::<Header>();

@@ -3,7 +3,7 @@
 //!
 //! One file (a memfd of the consumer) holds
 //! * a [`Header`]: is recording on, should it stop, is the consumer alive;
-//! * one [`lane`](layout::Lane) per thread: a ring of 16-byte records with one
+//! * one [`lane`](layout::Lane) per thread: a ring of 8-byte records with one
 //!   writer and one reader, and the position of each;
 //! * one [`log`](layout::Log) per process: what happened besides accesses
 //!   (`mmap`, a thread starts, a fork), in the order in which it happened.
@@ -41,36 +41,74 @@ pub use message::{Message, Note};
 pub use producer::{LaneWriter, LogWriter, Room};
 pub use reader::{LaneReader, LogReader};
 
-/// One access as it lies in a lane.
+/// What lies in a lane, eight bytes: an access, or a gap of more instructions than an access can tell, before it.
+///
+/// Bits 0-10: instructions since the thread's previous access, this one's own included. 11-12: kind; 13-15: log2 of
+/// the size. 16-63: the virtual address. A gap's size is `Record::GAP`, and its address its instructions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Record {
-    /// The virtual address.
-    pub va: u64,
-    /// The thread's count of instructions, this access's own included: bits 0-31; kind: 32-39; log2 of the
-    /// size: 40-47.
-    pub rest: u64,
-}
+pub struct Record(u64);
 
 impl Record {
-    /// A record.
+    /// Most instructions that an access tells.
+    pub const INSNS: u64 = (1 << 11) - 1;
+    /// No access has this size: 64 bytes are the largest that there are.
+    const GAP: u8 = 7;
+
+    /// An access.
     #[inline(always)]
-    pub fn new(va: u64, insn: u64, kind: u8, size_log2: u8) -> Record {
-        Record { va, rest: insn & 0xffff_ffff | (kind as u64) << 32 | (size_log2 as u64) << 40 }
+    pub fn new(va: u64, shape: Shape, insns: u64) -> Record {
+        Record(va << 16 | u64::from(shape.0) | insns)
     }
-    /// The thread's count of instructions, modulo 2^32: the reader takes differences, so that the writer
-    /// need not remember the last one.
+    /// Instructions that come on top of the next access's.
+    pub fn gap(insns: u16) -> Record {
+        Record::new(insns.into(), Shape::new(0, Record::GAP), 0)
+    }
+    /// The address, sign-extended.
     #[inline(always)]
-    pub fn insn(self) -> u32 {
-        self.rest as u32
+    pub fn va(self) -> u64 {
+        (self.0 as i64 >> 16) as u64
     }
     /// 0 read, 1 write, 2 fetch, 3 modify.
     #[inline(always)]
     pub fn kind(self) -> u8 {
-        (self.rest >> 32) as u8
+        (self.0 >> 11 & 3) as u8
     }
     /// log2 of the number of bytes.
     #[inline(always)]
     pub fn size_log2(self) -> u8 {
-        (self.rest >> 40) as u8
+        (self.0 >> 13 & 7) as u8
+    }
+    /// Instructions since the previous access or gap.
+    #[inline(always)]
+    pub fn insns(self) -> u16 {
+        (self.0 & Record::INSNS) as u16
+    }
+    #[inline(always)]
+    fn as_gap(self) -> Option<u16> {
+        (self.size_log2() == Record::GAP).then_some(self.va() as u16)
+    }
+}
+
+/// Kind and size of an access, as they lie in a [`Record`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape(u16);
+
+impl Shape {
+    const MASK: u16 = 31 << 11;
+
+    /// Kind: 0 read, 1 write, 2 fetch, 3 modify. The size by its logarithm.
+    #[inline(always)]
+    pub fn new(kind: u8, size_log2: u8) -> Shape {
+        Shape((u16::from(kind & 3) | u16::from(size_log2 & 7) << 2) << 11)
+    }
+    /// As a number.
+    #[inline(always)]
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+    /// The other way.
+    #[inline(always)]
+    pub fn from_bits(bits: u16) -> Shape {
+        Shape(bits & Shape::MASK)
     }
 }

@@ -127,7 +127,7 @@ impl Shared {
     /// Gives a lane back, empty. Only the consumer does, once its thread is gone and its records are read.
     pub fn free_lane(&self, index: usize) {
         let lane = self.lane(index);
-        for word in [&lane.head, &lane.tail, &lane.before, &lane.skipped, &lane.dropped] {
+        for word in [&lane.head, &lane.tail, &lane.skipped, &lane.dropped] {
             word.store(0, Ordering::Relaxed);
         }
         lane.state.store(FREE, Ordering::Release);

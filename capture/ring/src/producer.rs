@@ -55,13 +55,11 @@ impl<'a> LaneWriter<'a> {
     /// gave, and publishes it.
     #[inline(always)]
     pub fn put(&self, at: u64, record: Record) {
-        let slot = &self.slots[at as usize % LANE_RECORDS];
-        slot[0].store(record.va, Ordering::Relaxed);
-        slot[1].store(record.rest, Ordering::Relaxed);
+        self.slots[at as usize % LANE_RECORDS].store(record.0, Ordering::Relaxed);
         self.lane.head.store(at + 1, Ordering::Release);
     }
 
-    /// Waits until a record may be written at `at`.
+    /// Waits until two records may be written at `at`: an access and the gap before it.
     pub fn room(&self, at: u64) -> Room {
         let header = self.shared.header();
         let mut waited = 0_u32;
@@ -74,7 +72,7 @@ impl<'a> LaneWriter<'a> {
             }
             let free = self.lane.tail.load(Ordering::Acquire) + LANE_RECORDS as u64 - at;
             // Once it was full, wait for a quarter: else the two would meet at every record.
-            let wanted = if waited == 0 { 1 } else { LANE_RECORDS as u64 / 4 };
+            let wanted = if waited == 0 { 2 } else { LANE_RECORDS as u64 / 4 };
             if free >= wanted {
                 return Room::UpTo(at + free);
             }

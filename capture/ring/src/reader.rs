@@ -14,13 +14,17 @@ pub struct LaneReader {
     index: usize,
     tail: u64,
     head: u64,
+    /// Instructions of gaps since the last access.
+    gap: u32,
+    /// Gaps among the records read.
+    gaps: u64,
 }
 
 impl LaneReader {
     /// Reads a lane from where it stands.
     pub fn new(shared: &Shared, index: usize) -> LaneReader {
         let tail = shared.lane(index).tail.load(Ordering::Relaxed);
-        LaneReader { index, tail, head: tail }
+        LaneReader { index, tail, head: tail, gap: 0, gaps: 0 }
     }
     /// Which lane it is.
     pub fn index(&self) -> usize {
@@ -49,17 +53,40 @@ impl LaneReader {
         self.head = head.clamp(self.head, self.tail + LANE_RECORDS as u64);
         (self.index as u32, self.head)
     }
-    /// Takes `n` records, at most [`LaneReader::ready`].
-    pub fn take(&mut self, shared: &Shared, n: usize, mut each: impl FnMut(Record)) {
+    /// Takes `n` records, at most [`LaneReader::ready`]: the accesses among them, with the instructions since
+    /// the one before.
+    pub fn take(&mut self, shared: &Shared, n: usize, mut each: impl FnMut(Record, u16)) {
         let n = n.min(self.ready() as usize);
         let slots = shared.slots(self.index);
         let at = self.tail as usize % LANE_RECORDS;
         let first = n.min(LANE_RECORDS - at);
-        for slot in slots[at..at + first].iter().chain(&slots[..n - first]) {
-            each(Record { va: slot[0].load(Ordering::Relaxed), rest: slot[1].load(Ordering::Relaxed) });
+        let mut gap = self.gap;
+        for part in [&slots[at..at + first], &slots[..n - first]] {
+            for slot in part {
+                let record = Record(slot.load(Ordering::Relaxed));
+                if let Some(insns) = record.as_gap() {
+                    gap = gap.saturating_add(insns.into());
+                    self.gaps += 1;
+                    continue;
+                }
+                let insns = (u32::from(record.insns()).saturating_add(gap)).min(u16::MAX.into());
+                gap = 0;
+                each(record, insns as u16);
+            }
         }
+        self.gap = gap;
         self.tail += n as u64;
         shared.lane(self.index).tail.store(self.tail, Ordering::Release);
+    }
+    /// Accesses ever written to the lane, and how many of them have not been read.
+    pub fn accesses(&self, shared: &Shared) -> (u64, u64) {
+        let head = shared.lane(self.index).head.load(Ordering::Acquire);
+        let unread = head.saturating_sub(self.tail).min(LANE_RECORDS as u64);
+        let slots = shared.slots(self.index);
+        let is_access =
+            |at: &u64| Record(slots[*at as usize % LANE_RECORDS].load(Ordering::Relaxed)).as_gap().is_none();
+        let unread = (self.tail..self.tail + unread).filter(is_access).count() as u64;
+        (self.tail - self.gaps + unread, unread)
     }
 }
 

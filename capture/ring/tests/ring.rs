@@ -5,7 +5,8 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use capture_ring::{
-    LANE_RECORDS, LANES, LaneReader, LaneWriter, LogReader, LogWriter, Message, Note, Record, Room, Shared,
+    LANE_RECORDS, LANES, LaneReader, LaneWriter, LogReader, LogWriter, Message, Note, Record, Room, Shape,
+    Shared,
 };
 use proptest::prelude::*;
 
@@ -17,7 +18,7 @@ fn memory() -> Shared {
 
 /// The `n`-th record of a lane: different for each.
 fn record(lane: u64, n: u64) -> Record {
-    Record::new(lane << 48 | n, n, (n % 4) as u8, (n % 7) as u8)
+    Record::new(lane << 40 | n, Shape::new((n % 4) as u8, (n % 7) as u8), n % (Record::INSNS + 1))
 }
 
 #[test]
@@ -44,8 +45,8 @@ fn lanes_lose_nothing_though_they_are_full_most_of_the_time() {
             for reader in &mut readers {
                 let (lane, mut at) = (reader.index() as u64, reader.tail());
                 let n = reader.look(&shared) as usize;
-                reader.take(&shared, n.min(1000), |got| {
-                    assert_eq!(got, record(lane, at));
+                reader.take(&shared, n.min(1000), |got, insns| {
+                    assert_eq!((got, insns), (record(lane, at), got.insns()));
                     at += 1;
                 });
                 assert_eq!(at, reader.tail());
@@ -81,7 +82,7 @@ fn a_message_sees_what_was_written_before_it() {
             while reader.tail() < cut {
                 assert!(reader.look(&shared) > 0, "a record below the cut is missing");
                 let n = reader.ready().min(cut - reader.tail());
-                reader.take(&shared, n as usize, |_| {});
+                reader.take(&shared, n as usize, |_, _| {});
             }
             messages += 1;
         }
@@ -98,6 +99,41 @@ fn another_process_opens_it_by_its_descriptor() {
     assert_eq!(shared.error().as_deref(), Some("first"));
     assert!(Shared::open("/dev/null").is_err());
     assert!(Shared::open("/nowhere").is_err());
+}
+
+#[test]
+fn a_record_is_what_it_was_made_of() {
+    for va in [0, 8, 0x7fff_ffff_ffff, 0xffff_ffff_ff60_0000] {
+        for (kind, size, insns) in [(0, 0, 0), (1, 3, 1), (2, 6, 77), (3, 4, Record::INSNS)] {
+            let shape = Shape::new(kind, size);
+            assert_eq!(Shape::from_bits(shape.bits()), shape);
+            let record = Record::new(va, shape, insns);
+            assert_eq!((record.va(), record.kind(), record.size_log2()), (va, kind, size));
+            assert_eq!(u64::from(record.insns()), insns);
+        }
+    }
+}
+
+#[test]
+fn gaps_count_for_the_next_access_and_are_none() {
+    let shared = memory();
+    let writer = LaneWriter::new(&shared, shared.claim_lane().unwrap());
+    let mut reader = LaneReader::new(&shared, 0);
+    let access = Record::new(0x1000, Shape::new(1, 3), 5);
+    let records =
+        [access, Record::gap(3000), access, Record::gap(u16::MAX), Record::gap(u16::MAX), access, access];
+    records.iter().zip(0..).for_each(|(&record, at)| writer.put(at, record));
+    assert_eq!(reader.accesses(&shared), (4, 4));
+    let mut seen = Vec::new();
+    // A gap and its access need not come at once.
+    for n in [2, 2, 3] {
+        reader.look(&shared);
+        reader.take(&shared, n, |record, insns| seen.push((record, insns)));
+    }
+    assert_eq!(seen, [(access, 5), (access, 3005), (access, u16::MAX), (access, 5)]);
+    assert_eq!(reader.accesses(&shared), (4, 0));
+    writer.put(7, access);
+    assert_eq!(reader.accesses(&shared), (5, 1));
 }
 
 #[test]

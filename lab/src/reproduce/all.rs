@@ -127,7 +127,7 @@ fn of_passthrough_size(case: Case) -> passthrough::Size<'static> {
 /// Footprints of the TLB curve, in KiB, and accesses at most.
 const CURVE: ([u64; 6], u64) = ([1 << 10, 8 << 10, 64 << 10, 512 << 10, 2 << 20, 8 << 20], 800_000);
 /// Footprint of PTEMagnet's benchmarks, and accesses of them (before, counted).
-const OF_PTEMAGNET: (&str, u64, u64) = ("128MiB", 100_000, 200_000);
+const OF_PTEMAGNET: (&str, u64, u64) = ("256MiB", 100_000, 200_000);
 /// Accesses of BabelFish: before, counted; its cores and the instructions of a turn.
 const OF_BABELFISH: (u64, u64, u64, u64) = (4_000_000, 4_000_000, 8, 2_000_000);
 

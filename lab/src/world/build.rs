@@ -307,6 +307,7 @@ impl World {
             dumps: Default::default(),
             since_tick: 0,
             requests: Default::default(),
+            own: Default::default(),
         };
         for process in &setup.processes {
             world.create_process(process)?;
@@ -346,9 +347,11 @@ impl World {
         let pid = on_kernel!(self, |kernel, hw, _files| kernel.create_process(hw, CpuId(0), spec)).map_err(
             |error| WorldError::Kernel { what: format!("creating process {}", setup.name), error },
         )?;
-        self.processes.push(Process { pid, implicit: setup.implicit_regions });
+        let page = PageSize::Size1G;
+        self.processes.push(Process { pid, implicit: setup.implicit_regions, page });
         let index = (self.processes.len() - 1) as u16;
         self.follow_layout(index)?;
+        self.lay_out(index, &setup.regions)?;
         setup.regions.iter().try_for_each(|region| self.map(index, region))
     }
 

@@ -3,13 +3,15 @@
 
 use super::*;
 use mechanisms::mitosis::{DataKind, Dump};
+use os::AddressSpace;
+use paging::Space;
 use serde::Serialize;
 use std::cell::RefCell;
 
 /// The tables of one address space at one time.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TableDump {
-    /// Whose: a process's name and number, or the VM.
+    /// Whose: a process's number, the shadow of one, or the VM.
     pub of: String,
     /// Accesses before it, warm-up included.
     pub after: u64,
@@ -116,32 +118,51 @@ impl TableDump {
     }
 }
 
-/// The last dumps, to compare the next ones with: of processes by number, then of the VM.
+/// Whose table a dump is of; processes by number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Whose {
+    Process(usize),
+    /// What the hardware walks for a process in place of the guest's own.
+    Shadow(usize),
+    Vm,
+}
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Whose::Process(index) => write!(f, "process {index}"),
+            Whose::Shadow(index) => write!(f, "the shadow of process {index}"),
+            Whose::Vm => f.write_str("the VM"),
+        }
+    }
+}
+
+/// The last dumps, to compare the next ones with.
 #[derive(Debug, Default)]
-pub(super) struct Dumps(HashMap<Option<usize>, Dump>);
+pub(super) struct Dumps(HashMap<Whose, Dump>);
 
 impl World {
-    /// Dumps the tables of each process that is alive, and of the VM; the nodes
+    /// Dumps the tables of each process that is alive, their shadows, and those of the VM; the nodes
     /// are the host's, of a guest's tables too. `after` accesses were made.
     pub fn dump_tables(&mut self, after: u64) -> Vec<TableDump> {
         let nodes = self.nodes;
         let mut dumps = Vec::new();
         let before = &mut self.dumps.0;
         let last = std::mem::take(before);
-        let mut keep = |key: Option<usize>, dump: Dump, of: String, levels: u8| {
-            dumps.push(TableDump::of(&dump, of, after, nodes, levels));
+        let mut keep = |key: Whose, dump: Dump, levels: u8| {
+            dumps.push(TableDump::of(&dump, key.to_string(), after, nodes, levels));
             before.insert(key, dump);
         };
         for (index, process) in self.processes.iter().enumerate() {
-            let key = Some(index);
-            let of = format!("process {index}");
+            let key = Whose::Process(index);
             match &self.guest {
                 None => {
                     let Ok(it) = self.host.process(process.pid) else { continue };
-                    let (table, moved) = (it.space().table(), it.space().stats().migrated_pages);
-                    let node_of = |frame| self.host.pool().node_of(frame);
-                    let dump = Dump::take(table, self.host.mem(), &node_of, nodes, moved, last.get(&key));
-                    keep(key, dump, of, table.levels());
+                    keep(
+                        key,
+                        in_host(&self.host, it.space(), nodes, last.get(&key)),
+                        it.space().table().levels(),
+                    );
                 }
                 Some(guest) => {
                     let Ok(it) = guest.kernel.process(process.pid) else { continue };
@@ -156,16 +177,34 @@ impl World {
                         }
                     };
                     let dump = Dump::take(table, guest.kernel.mem(), &node_of, nodes, moved, last.get(&key));
-                    keep(key, dump, of, table.levels());
+                    keep(key, dump, table.levels());
+                    let key = Whose::Shadow(index);
+                    if let Some(shadow) = self.host.shadow(guest.vm).ok().and_then(|s| s.table(table.root()))
+                    {
+                        keep(
+                            key,
+                            in_host(&self.host, shadow, nodes, last.get(&key)),
+                            shadow.table().levels(),
+                        );
+                    }
                 }
             }
         }
         if let Some(vm) = self.guest.as_ref().and_then(|guest| self.host.vm(guest.vm).ok()) {
-            let (table, moved) = (vm.space().table(), vm.space().stats().migrated_pages);
-            let node_of = |frame| self.host.pool().node_of(frame);
-            let dump = Dump::take(table, self.host.mem(), &node_of, nodes, moved, last.get(&None));
-            keep(None, dump, "the VM".to_string(), table.levels());
+            let dump = in_host(&self.host, vm.space(), nodes, last.get(&Whose::Vm));
+            keep(Whose::Vm, dump, vm.space().table().levels());
         }
         dumps
     }
+}
+
+/// The tables of a space whose frames are the host's own.
+fn in_host<I: Space>(
+    host: &Kernel<Arena<HostPhys>>,
+    space: &AddressSpace<I, Arena<HostPhys>>,
+    nodes: usize,
+    before: Option<&Dump>,
+) -> Dump {
+    let node_of = |frame| host.pool().node_of(frame);
+    Dump::take(space.table(), host.mem(), &node_of, nodes, space.stats().migrated_pages, before)
 }

@@ -46,7 +46,7 @@ impl World {
                 let (process, cpu) = (self.process(*parent)?, self.cpu_of(*parent));
                 let pid = on_kernel!(self, |kernel, hw, _files| kernel.fork(hw, cpu, process.pid))
                     .map_err(failed)?;
-                self.processes.push(Process { pid, implicit: process.implicit });
+                self.processes.push(Process { pid, ..process });
                 if let Some(oracle) = &mut self.oracle {
                     oracle.fork(*parent);
                 }
@@ -64,6 +64,7 @@ impl World {
                 on_kernel!(self, |kernel, hw, _files| kernel.exec_as(hw, cpu, pid, group, identity))
                     .map_err(failed)?;
                 self.follow_layout(*process)?;
+                self.lay_out(*process, &image.regions)?;
                 self.running.iter_mut().filter(|r| **r == Some(*process)).for_each(|r| *r = None);
                 image.regions.iter().try_for_each(|region| self.map(*process, region))?;
                 self.requests.began(*process, self.spent.cycles - before);

@@ -6,6 +6,7 @@ use super::*;
 impl World {
     /// Maps a region for a process of the input.
     pub(super) fn map(&mut self, process: u16, region: &Region) -> Result<(), WorldError> {
+        self.check_place(region)?;
         let Some(placing) = self.plan.placing.as_ref() else { return self.map_part(process, region, None) };
         let mut region = region.clone();
         if thp(&self.plan.system.kernel) == ThpMode::Never && region.advice == HugeAdvice::Huge {
@@ -21,7 +22,7 @@ impl World {
 
     /// Maps a region; of pages of this size, if it is a part of a real layout.
     fn map_part(&mut self, process: u16, region: &Region, page: Option<PageSize>) -> Result<(), WorldError> {
-        let pid = self.process(process)?.pid;
+        let Process { pid, page: most, .. } = self.process(process)?;
         let side = self.plan.system.kernel;
         let page = match region.advice {
             _ if page.is_some() => page.unwrap_or_default(),
@@ -30,11 +31,8 @@ impl World {
             _ => PageSize::Size4K,
         };
         // Reserved huge pages need whole ones; a region that is too crooked stays small.
-        let page = if region.start.raw() & (page.bytes() - 1) != 0 || region.len & (page.bytes() - 1) != 0 {
-            PageSize::Size4K
-        } else {
-            page
-        };
+        let crooked = (region.start.raw() | region.len) & (page.bytes() - 1) != 0;
+        let page = if crooked || page > most { PageSize::Size4K } else { page };
         let name = region.name.clone();
         let cpu = self.cpu_of(process);
         on_kernel!(self, |kernel, hw, files| {

@@ -101,6 +101,17 @@ pub enum WorldError {
         /// The address.
         va: u64,
     },
+    /// Layouts are moved there.
+    #[error(
+        "mapping `{name}` at {start:#x}: with layouts of processes' own (`aslr=hardware`) nothing may lie between \
+         programs and mappings, 0x5e0000000000 to 0x620000000000; use `aslr=software`"
+    )]
+    InTheWay {
+        /// What.
+        name: String,
+        /// Where.
+        start: u64,
+    },
     /// The same access faults again and again.
     #[error("access at {va:#x} of process {process} still faults after {tries} tries: {fault:?}")]
     Stuck {
@@ -168,6 +179,8 @@ struct Thread {
 struct Process {
     pid: ProcessId,
     implicit: bool,
+    /// The largest page that is whole where the process lies.
+    page: PageSize,
 }
 
 /// A system at work.
@@ -201,6 +214,7 @@ pub struct World {
     dumps: dump::Dumps,
     since_tick: u64,
     requests: requests::Requests,
+    own: babelfish::Own,
 }
 
 /// Accesses that share a line of the host's caches.
@@ -329,20 +343,26 @@ impl World {
         done
     }
 
-    fn run_all(&mut self, thread: Thread, accesses: &[Access]) -> Result<(), WorldError> {
+    /// Runs accesses, which the process itself makes as `own`, and has its kernel answer what faults.
+    fn run_until_done(
+        &mut self,
+        thread: Thread,
+        accesses: &[Access],
+        mut own: &[Access],
+    ) -> Result<(), WorldError> {
         let (mut rest, mut tries) = (accesses, 0);
         loop {
             self.enter(thread)?;
             let done = match &mut self.oracle.take() {
                 Some(oracle) => {
-                    let done = self.run_on(thread, rest, oracle);
+                    let done = self.run_on(thread, own, oracle);
                     self.oracle = Some(std::mem::replace(oracle, Oracle::new(0, &[])));
                     done
                 }
-                None => self.run_on(thread, rest, &mut Unobserved),
+                None => self.run_on(thread, own, &mut Unobserved),
             }?;
             let Err(stop) = done else { return Ok(()) };
-            rest = &rest[stop.at..];
+            (rest, own) = (&rest[stop.at..], &own[stop.at..]);
             tries = if stop.at == 0 { tries + 1 } else { 1 };
             let (va, process) = (rest[0].va.raw(), thread.process);
             if tries > MAX_TRIES {

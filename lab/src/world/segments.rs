@@ -48,13 +48,8 @@ impl GuestOnHost for Both<'_> {
 
 /// The filter of a kernel's segments: which sizes of leaves the other dimension may make whole.
 pub(super) fn filter(system: &System, other: &Side) -> (FilterGeometry, PageSize) {
-    let pages = match other.pages {
-        Pages::Small => PageSize::Size4K,
-        Pages::Thp | Pages::Huge2M => PageSize::Size2M,
-        Pages::Huge1G => PageSize::Size1G,
-    };
     // A geometry that cannot be was refused with the system.
-    (system.segments.filter().unwrap_or_default(), pages)
+    (system.segments.filter().unwrap_or_default(), other.pages.largest())
 }
 
 /// Frames of the longest range of a machine's memory that a VM's segment may have: over all nodes,

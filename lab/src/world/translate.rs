@@ -265,11 +265,12 @@ impl World {
         self.switch(thread.cpu, process)?;
         self.enter(thread)?;
         let access = Access::new(va.raw(), machine::input::Kind::Read, 0, 1);
+        let own = self.own_address(process, va)?;
         for _ in 0..MAX_TRIES {
             if cold {
                 self.machine.forget_walk_caches(thread.cpu);
             }
-            let explained = self.with_translation(thread, Explain(va))?;
+            let explained = self.with_translation(thread, Explain(own))?;
             match explained.end {
                 Ok(_) => return Ok(explained),
                 Err(fault) => {

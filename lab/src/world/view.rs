@@ -136,12 +136,21 @@ impl World {
         }
     }
 
+    /// The level of the TLBs, on the core of the process, that has its translation of `va`: 1, 2 or none. The core runs the
+    /// process from then on.
+    pub fn in_tlb(&mut self, process: u16, va: Va) -> Option<u8> {
+        let cpu = self.cpu_of(process);
+        self.switch(cpu, process).ok()?;
+        let own = self.own_address(process, va).ok()?;
+        self.machine.in_tlb(cpu, own)
+    }
+
     /// A page and its two walks, each from the machine as it is now.
     fn page(&mut self, process: u16, va: Va) -> Option<PageView> {
         let cpu = self.cpu_of(process);
         self.switch(cpu, process).ok()?;
         let saved = self.machine.save(cpu);
-        let in_tlb = self.machine.in_tlb(cpu, va);
+        let in_tlb = self.in_tlb(process, va);
         let warm = self.explain(process, va, false).ok()?;
         self.machine.restore(&saved);
         let cold = self.explain(process, va, true).ok()?;

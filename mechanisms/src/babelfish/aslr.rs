@@ -70,6 +70,18 @@ impl Aslr {
             None => va,
         }
     }
+    /// The process's address for the group's `va`; the same outside all segments.
+    pub fn own(&self, va: Va) -> Va {
+        let inside = |s: &&Segment| va.raw().wrapping_sub(s.start.wrapping_add(s.offset)) < s.len;
+        match self.segments.iter().find(inside) {
+            Some(segment) if self.used => Va::new(va.raw().wrapping_sub(segment.offset)),
+            _ => va,
+        }
+    }
+    /// Whether it lies elsewhere than its group somewhere.
+    pub fn is_moved(&self) -> bool {
+        self.used && self.segments.iter().any(|segment| segment.len > 0 && segment.offset != 0)
+    }
     /// Where the `len` bytes from the group's address `start` lie in the process: in each segment
     /// that has some of them, and where they would be outside of all.
     pub fn own_ranges(&self, start: u64, len: u64, visit: &mut dyn FnMut(u64, u64)) {
@@ -106,6 +118,7 @@ mod tests {
         for (i, start) in group.into_iter().enumerate() {
             for offset in [0, 4096, 0xf_ffff] {
                 assert_eq!(up.group(Va::new(at(i, 5) + offset)), Va::new(start + offset));
+                assert_eq!(up.own(Va::new(start + offset)), Va::new(at(i, 5) + offset));
                 assert_eq!(down.group(Va::new(at(i, -3) + offset)), Va::new(start + offset));
             }
         }
@@ -114,7 +127,8 @@ mod tests {
         up.own_ranges(group[1], 0x10_1000, &mut |start, len| own.push((start, len)));
         assert_eq!(own, [(group[1], 0x10_1000), (at(1, 5), 0x10_0000)]);
         let outside = Va::new(0x5555_0000_0000);
-        assert_eq!(up.group(outside), outside);
+        assert_eq!((up.group(outside), up.own(outside)), (outside, outside));
+        assert!(up.is_moved() && !Aslr::hardware([Segment::default(); SEGMENTS]).is_moved());
         assert_eq!(Aslr::default().group(outside), outside);
         assert_eq!((up.cycles(), Aslr::default().cycles()), (2, 0));
     }

@@ -34,9 +34,11 @@
 //!   inherited the table and nobody else. All others that map something there get a bit.
 //! * A private copy is always a bit *and* a table. A first private write in a block
 //!   that the process has not touched copies the group's table, too.
-//! * A store flushes the group's entry of its page wherever a member ran
-//!   ([`paging::Reach`]), and the first private copy in a block also the paths that walk
-//!   caches of all members hold: they would go on to fill entries without a mask.
+//! * A store flushes the group's entry of its page wherever its process ran
+//!   ([`paging::Reach`]): entries made from then on have its bit, and those that other CPUs keep must not
+//!   serve it alone, so a CPU that runs it for the first time forgets them before
+//!   ([`paging::TableOps::is_parted`]; the published shootdown goes to all cores). The first private copy in a
+//!   block also flushes the paths that walk caches of all members hold: they would go on to fill entries without a mask.
 //! * The last sharer that changes something takes the table for its own, and the
 //!   group's entries for it are flushed.
 //! * Bit numbers belong to a process in the whole group (see [`Masks`]). Those of ended
@@ -47,8 +49,8 @@
 //!
 //! The kernel's part: it tells [`paging::PageTable::area`] of every mapping, change of rights
 //! and unmapping, pays every flush on the CPUs that ran the process, or a
-//! member of the group if it [reaches](paging::Reach) further, and loads
-//! [`Process::context`] anew after each fault.
+//! member of the group if it [reaches](paging::Reach) further, flushes the group's entries on a CPU that a
+//! parted process comes to, and loads [`Process::context`] anew after each fault.
 
 pub use aslr::{Aslr, SEGMENTS, SHIFT_CYCLES, Segment};
 pub use group::{GroupError, GroupStats, Groups, Identity, Membership, Process, SharedGroup, Sharing};

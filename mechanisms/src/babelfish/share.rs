@@ -111,7 +111,7 @@ impl<T: TableOps<I, M>, I: Space, M: TableMemory> Act<'_, T, I, M> {
         shared.sharers.push(Sharer { member: self.me, slot: None });
         self.count_users(env, block);
         if self.divide(env, block) {
-            self.owe_block(block, Reach::Shared);
+            self.owe_block(block, Reach::Group);
         }
     }
 
@@ -139,7 +139,8 @@ impl<T: TableOps<I, M>, I: Space, M: TableMemory> Act<'_, T, I, M> {
         }
     }
 
-    /// Parts all members that have something else in the block; whether there were more than before.
+    /// Parts all members that have something else in the block; whether there were more than before. Entries that
+    /// admit them are where they ran, not only where `me` did.
     pub(super) fn divide(&mut self, env: &mut TableEnv<'_, M>, block: Block) -> bool {
         if !self.sharing().tlb {
             return false;

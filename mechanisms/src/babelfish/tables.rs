@@ -306,7 +306,7 @@ impl<T: TableOps<I, M>, I: Space, M: TableMemory> TableOps<I, M> for SharedTable
                     shared.layout.set(block.cut(&range), piece);
                 }
                 if act.divide(env, block) {
-                    act.owe_block(block, Reach::Shared);
+                    act.owe_block(block, Reach::Group);
                 }
             } else if act.group.must_part(block, me) && act.part(env, block, me) {
                 act.owe_block(block, Reach::Shared);
@@ -450,6 +450,13 @@ impl<T: TableOps<I, M>, I: Space, M: TableMemory> TableOps<I, M> for SharedTable
             Some(Origin::Copy) if member.areas.touches(block.range()) => Reach::Shared,
             _ => Reach::Space,
         }
+    }
+
+    fn is_parted(&self) -> bool {
+        let process = self.member.process();
+        let group = process.group().lock();
+        let bit = group.bit(process.id());
+        bit != 0 && group.blocks.values().any(|shared| shared.mask & bit != 0)
     }
 
     fn owed(&mut self, flush: &mut Flush<I, M::Space>) {

@@ -26,7 +26,8 @@ impl<S: Walk> World<S> {
         }
         for (cpu, state) in self.machine.cpus.iter().enumerate() {
             for (level, entries) in [("first", &state.first), ("second", &state.second)] {
-                for &(p, ref context) in &contexts {
+                // Others find no more than this when they arrive.
+                for &(p, ref context) in contexts.iter().filter(|(p, _)| state.ran.contains(p)) {
                     let mut matched = BTreeSet::new();
                     let admitted =
                         entries.iter().filter(|e| e.key == BabelTag::key(context) && e.tag.admits(context));

@@ -32,6 +32,8 @@ pub struct Cpu {
     pub second: Vec<Entry>,
     /// By process, level and address.
     pub paths: HashMap<(usize, u8, u64), CachedTable>,
+    /// Processes that it ever ran.
+    pub ran: std::collections::HashSet<usize>,
     pub shared_hits: u64,
     pub extra_cycles: u64,
     pub mask_fetches: u64,
@@ -219,7 +221,19 @@ impl<S: Walk> Machine<S> {
         Ok(frame)
     }
 
-    /// An invalidation by `process` on all CPUs.
+    /// A CPU runs `process` from now on, whose group has entries that must not serve it if it is `parted`.
+    pub fn arrive(&mut self, cpu: usize, process: usize, context: &BabelContext, parted: bool) {
+        let cpu = &mut self.cpus[cpu];
+        if cpu.ran.insert(process) && parted {
+            for level in [&mut cpu.first, &mut cpu.second] {
+                level.retain(|e| {
+                    e.key != BabelTag::key(context) || !e.tag.invalidated(context, Reach::Shared)
+                });
+            }
+        }
+    }
+
+    /// An invalidation by `process` on the CPUs that ran it, or all.
     pub fn shootdown(
         &mut self,
         process: usize,
@@ -236,7 +250,7 @@ impl<S: Walk> Machine<S> {
             }
         };
         let key = BabelTag::key(context);
-        for cpu in &mut self.cpus {
+        for cpu in self.cpus.iter_mut().filter(|cpu| reach == Reach::Group || cpu.ran.contains(&process)) {
             for level in [&mut cpu.first, &mut cpu.second] {
                 level.retain(|e| {
                     let (start, len) = (e.page << 12 & !(e.size.bytes() - 1), e.size.bytes());

@@ -466,6 +466,9 @@ impl<S: Walk> World<S> {
         if write && !area.write {
             return false;
         }
+        let parted = self.proc(p).table.ops_ref().is_parted();
+        let arriving = self.context(p);
+        self.machine.arrive(cpu, p, &arriving, parted);
         for _ in 0..8 {
             let context = self.context(p);
             let masks = self.proc(p).process.group().masks();

@@ -363,6 +363,10 @@ impl<I: Space, M: TableMemory<Space = GuestPhys>> TableOps<I, M> for Trapped<I, 
     fn reach(&self, at: TableAt<I>) -> Reach {
         self.inner.reach(at)
     }
+
+    fn is_parted(&self) -> bool {
+        self.inner.is_parted()
+    }
     fn owed(&mut self, flush: &mut Flush<I, GuestPhys>) {
         self.inner.owed(flush);
     }

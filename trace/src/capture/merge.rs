@@ -25,8 +25,6 @@ struct Thread {
     reader: LaneReader,
     /// As in the stream; `None` before the stream has begun.
     index: Option<u16>,
-    /// The count of instructions at its previous access; `None` before the first.
-    insn: Option<u32>,
 }
 
 /// A process.
@@ -78,6 +76,7 @@ pub struct Merge {
     pub escapes: Vec<String>,
 }
 
+#[inline(always)]
 fn kind_of(code: u8) -> Kind {
     match code & 3 {
         0 => Kind::Read,
@@ -248,7 +247,7 @@ impl Merge {
                     block.events.push(Event::Spawn { thread, process: index });
                 }
                 let reader = LaneReader::new(shared, lane);
-                process.threads.push(Thread { reader, index: self.begun.then_some(thread), insn: None });
+                process.threads.push(Thread { reader, index: self.begun.then_some(thread) });
             }
             Note::ThreadEnd { lane } => {
                 if let Some(i) = process.threads.iter().position(|t| t.reader.index() == *lane as usize) {
@@ -304,8 +303,7 @@ impl Merge {
         let mut counts = self.counts;
         for thread in self.processes.iter().flat_map(|p| &p.threads) {
             add(shared, thread, &mut counts);
-            let lane = shared.lane(thread.reader.index());
-            counts.unread += lane.head.load(Ordering::Acquire).saturating_sub(thread.reader.tail());
+            counts.unread += thread.reader.accesses(shared).1;
         }
         counts
     }
@@ -314,7 +312,7 @@ impl Merge {
 fn add(shared: &Shared, thread: &Thread, counts: &mut Counts) {
     let lane = shared.lane(thread.reader.index());
     let (skipped, dropped) = (lane.skipped.load(Ordering::Relaxed), lane.dropped.load(Ordering::Relaxed));
-    counts.seen += lane.head.load(Ordering::Acquire) + skipped + dropped;
+    counts.seen += thread.reader.accesses(shared).0 + skipped + dropped;
     counts.skipped += skipped;
     counts.dropped += dropped;
 }
@@ -410,14 +408,17 @@ impl Process {
             let before = block.accesses.len();
             let index = thread.index.unwrap_or(0);
             let (lookup, rebase) = (&mut self.lookup, &self.space.rebase);
-            let lane = thread.reader.index();
-            let mut last =
-                thread.insn.unwrap_or_else(|| shared.lane(lane).before.load(Ordering::Relaxed) as u32);
-            thread.reader.take(shared, n, |record: Record| {
-                let insns = record.insn().wrapping_sub(last).min(u16::MAX as u32) as u16;
-                last = record.insn();
-                let Some(va) = lookup.address(rebase, record.va) else { return };
-                block.accesses.push(Access {
+            let mut emulators = 0;
+            // Into places that are there: each push would look whether there is room.
+            block.accesses.resize(before + n, Access::default());
+            let places = &mut block.accesses[before..];
+            let mut taken = 0;
+            thread.reader.take(shared, n, |record: Record, insns| {
+                let Some(va) = lookup.address(rebase, record.va()) else {
+                    emulators += 1;
+                    return;
+                };
+                places[taken] = Access {
                     va: Va::new(va),
                     insns,
                     thread: index,
@@ -425,12 +426,13 @@ impl Process {
                     size_log2: record.size_log2(),
                     flags: 0,
                     reserved: 0,
-                });
+                };
+                taken += 1;
             });
-            thread.insn = Some(last);
-            let delivered = (block.accesses.len() - before) as u64;
+            block.accesses.truncate(before + taken);
+            let delivered = taken as u64;
             counts.delivered += delivered;
-            counts.emulators += n as u64 - delivered;
+            counts.emulators += emulators;
             *wanted -= delivered;
         }
         moved

@@ -1,10 +1,15 @@
-//! Columns as bytes of a file.
+//! Columns as bytes of a file, page by page.
 //!
 //! The library's encoders would do: they hash each value of a dictionary column and take 25 ns for a row of
 //! ours, several times what the capture of an access takes. These know that small columns have at most 16 bits, so that a
 //! dictionary is a table, and that the bytes of an address are to be apart. What they write is plain Parquet,
 //! <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
 
+use super::pack::{Dictionary, levels};
+use super::places::Places;
+use super::split::Streams;
+use bytes::Bytes;
+use machine::input::Access;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
@@ -12,58 +17,140 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
-use parquet::schema::types::ColumnDescPtr;
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 
-/// Values of a page: 512 KiB of addresses.
-const PAGE: usize = 1 << 16;
+/// Columns of small values.
+const SMALL: usize = 5;
 
 /// A column of a row group, as it will lie in the file.
-pub(super) type Chunk = (bytes::Bytes, ColumnCloseResult);
+pub(super) type Chunk = (Bytes, ColumnCloseResult);
 
-/// Encodes columns; keeps what it needs for that.
+/// Encodes the columns of a row group but the events; keeps what it needs for that.
 pub(super) struct Encoder {
-    zstd: zstd::bulk::Compressor<'static>,
-    level: ZstdLevel,
-    /// Place in the dictionary plus one, by value; all 0 between two columns.
-    places: Box<[u32; 1 << 16]>,
+    streams: Streams,
+    places: Places,
+    dictionaries: [Dictionary; SMALL],
+    addresses: Pages,
+    /// The least and the largest address.
+    bounds: (u64, u64),
+    small: [Pages; SMALL],
+    rows: usize,
+    zstd: Zstd,
     /// A page before compression.
     plain: Vec<u8>,
 }
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder").field("level", &self.level).finish_non_exhaustive()
+        f.debug_struct("Encoder").field("rows", &self.rows).finish_non_exhaustive()
     }
 }
 
-/// A column chunk that grows page by page.
-struct Pages<'a> {
-    file: SerializedPageWriter<'a, Vec<u8>>,
-    zstd: &'a mut zstd::bulk::Compressor<'static>,
-    plain_bytes: usize,
-    packed_bytes: usize,
+/// A compressor, and room for what it makes.
+struct Zstd {
+    context: zstd::bulk::Compressor<'static>,
+    level: ZstdLevel,
+    packed: Vec<u8>,
 }
 
-impl Pages<'_> {
-    /// Compresses and adds what `page` makes of the bytes.
-    fn add(&mut self, plain: &[u8], page: impl FnOnce(bytes::Bytes) -> Page) -> Result<()> {
-        let packed = self.zstd.compress(plain).map_err(|e| ParquetError::External(Box::new(e)))?;
-        let spec = self.file.write_page(CompressedPage::new(page(packed.into()), plain.len()))?;
+impl Zstd {
+    fn new(level: i32) -> Result<Zstd> {
+        let context = zstd::bulk::Compressor::new(level).map_err(external)?;
+        Ok(Zstd { context, level: ZstdLevel::try_new(level)?, packed: Vec::new() })
+    }
+
+    fn compress(&mut self, plain: &[u8]) -> Result<Bytes> {
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        self.context.compress_to_buffer(plain, &mut self.packed).map_err(external)?;
+        Ok(Bytes::copy_from_slice(&self.packed))
+    }
+}
+
+fn external(e: std::io::Error) -> ParquetError {
+    ParquetError::External(Box::new(e))
+}
+
+/// Pages of a column chunk.
+#[derive(Default)]
+struct Pages {
+    bytes: Vec<u8>,
+    plain_bytes: usize,
+    packed_bytes: usize,
+    encodings: Vec<Encoding>,
+}
+
+impl Pages {
+    /// Compresses and adds values, with their levels if the column is optional.
+    fn add(&mut self, zstd: &mut Zstd, plain: &[u8], encoding: Encoding, values: usize) -> Result<()> {
+        if !self.encodings.contains(&encoding) {
+            self.encodings.push(encoding);
+        }
+        let page = Page::DataPage {
+            buf: zstd.compress(plain)?,
+            num_values: values as u32,
+            encoding,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        self.push(page, plain.len())
+    }
+
+    fn push(&mut self, page: Page, plain: usize) -> Result<()> {
+        let mut sink = TrackedWrite::new(std::mem::take(&mut self.bytes));
+        let spec = SerializedPageWriter::new(&mut sink).write_page(CompressedPage::new(page, plain))?;
+        self.bytes = sink.into_inner()?;
         self.plain_bytes += spec.uncompressed_size;
         self.packed_bytes += spec.compressed_size;
         Ok(())
     }
-}
 
-/// A page of values; none of our columns that come here is optional, so there are no levels.
-fn data(encoding: Encoding, values: usize) -> impl FnOnce(bytes::Bytes) -> Page {
-    move |buf| Page::DataPage {
-        buf,
-        num_values: values as u32,
-        encoding,
-        def_level_encoding: Encoding::RLE,
-        rep_level_encoding: Encoding::RLE,
-        statistics: None,
+    /// The column chunk, and an empty one in its place. Its dictionary, if it has one, comes first in the file and is
+    /// known last: `plain` is of so many values.
+    fn close(
+        &mut self,
+        zstd: &mut Zstd,
+        column: ColumnDescPtr,
+        rows: usize,
+        dictionary: Option<(&[u8], usize)>,
+        statistics: Option<Statistics>,
+    ) -> Result<Chunk> {
+        let mut chunk = Pages::default();
+        if let Some((plain, values)) = dictionary {
+            let page = Page::DictionaryPage {
+                buf: zstd.compress(plain)?,
+                num_values: values as u32,
+                encoding: Encoding::PLAIN,
+                is_sorted: false,
+            };
+            chunk.push(page, plain.len())?;
+        }
+        let pages = std::mem::take(self);
+        let mut encodings = pages.encodings;
+        encodings.push(Encoding::RLE);
+        encodings.extend(dictionary.map(|_| Encoding::PLAIN));
+        let mut meta = ColumnChunkMetaData::builder(column)
+            .set_num_values(rows as i64)
+            .set_encodings(encodings)
+            .set_compression(Compression::ZSTD(zstd.level))
+            .set_total_compressed_size((chunk.packed_bytes + pages.packed_bytes) as i64)
+            .set_total_uncompressed_size((chunk.plain_bytes + pages.plain_bytes) as i64)
+            .set_dictionary_page_offset(dictionary.map(|_| 0))
+            .set_data_page_offset(chunk.packed_bytes as i64);
+        if let Some(statistics) = statistics {
+            meta = meta.set_statistics(statistics);
+        }
+        chunk.bytes.extend_from_slice(&pages.bytes);
+        let result = ColumnCloseResult {
+            bytes_written: chunk.bytes.len() as u64,
+            rows_written: rows as u64,
+            metadata: meta.build()?,
+            bloom_filter: None,
+            column_index: None,
+            offset_index: None,
+        };
+        Ok((chunk.bytes.into(), result))
     }
 }
 
@@ -71,136 +158,95 @@ impl Encoder {
     /// Compresses by zstd at this level.
     pub(super) fn new(level: i32) -> Result<Encoder> {
         Ok(Encoder {
-            zstd: zstd::bulk::Compressor::new(level).map_err(|e| ParquetError::External(Box::new(e)))?,
-            level: ZstdLevel::try_new(level)?,
-            places: vec![0; 1 << 16].into_boxed_slice().try_into().expect("65536 places"),
+            streams: Streams::default(),
+            places: Places::new(),
+            dictionaries: Default::default(),
+            addresses: Pages::default(),
+            bounds: (u64::MAX, 0),
+            small: Default::default(),
+            rows: 0,
+            zstd: Zstd::new(level)?,
             plain: Vec::new(),
         })
     }
 
-    /// Addresses: `BYTE_STREAM_SPLIT`.
-    pub(super) fn addresses(&mut self, column: ColumnDescPtr, values: &[u64]) -> Result<Chunk> {
-        let mut sink = TrackedWrite::new(Vec::new());
-        let mut pages = Pages {
-            file: SerializedPageWriter::new(&mut sink),
-            zstd: &mut self.zstd,
-            plain_bytes: 0,
-            packed_bytes: 0,
-        };
-        for values in values.chunks(PAGE) {
-            self.plain.clear();
-            for byte in 0..8 {
-                self.plain.extend(values.iter().map(|v| (v >> (8 * byte)) as u8));
-            }
-            pages.add(&self.plain, data(Encoding::BYTE_STREAM_SPLIT, values.len()))?;
-        }
-        let (plain, packed) = (pages.plain_bytes, pages.packed_bytes);
-        let (least, most) = values.iter().fold((u64::MAX, 0), |(a, b), &v| (a.min(v), b.max(v)));
-        let meta = ColumnChunkMetaData::builder(column)
-            .set_encodings(vec![Encoding::BYTE_STREAM_SPLIT, Encoding::RLE])
-            .set_statistics(Statistics::int64(Some(least as i64), Some(most as i64), None, Some(0), false));
-        self.close(sink, meta, values.len(), (plain, packed), None)
+    /// Rows since the last row group was closed.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
     }
 
-    /// Small values: a dictionary, and places in it as runs or packed bits.
-    pub(super) fn small(&mut self, column: ColumnDescPtr, values: &[u16]) -> Result<Chunk> {
-        let mut dictionary: Vec<u16> = Vec::new();
-        for &value in values {
-            let place = &mut self.places[usize::from(value)];
-            if *place == 0 {
-                dictionary.push(value);
-                *place = dictionary.len() as u32;
-            }
+    /// Adds a page to each column.
+    pub(super) fn add(&mut self, accesses: &[Access]) -> Result<()> {
+        let rows = accesses.len();
+        let addresses = accesses.iter().map(|a| a.va.raw());
+        if self.places.page(rows, addresses.clone(), &mut self.plain) {
+            self.addresses.add(&mut self.zstd, &self.plain, Encoding::RLE_DICTIONARY, rows)?;
+        } else {
+            self.bounds = bounds(self.bounds, addresses);
+            self.streams.fill(accesses, |a| a.va.raw());
+            self.addresses.add(&mut self.zstd, self.streams.all(), Encoding::BYTE_STREAM_SPLIT, rows)?;
         }
-        let mut sink = TrackedWrite::new(Vec::new());
-        let mut pages = Pages {
-            file: SerializedPageWriter::new(&mut sink),
-            zstd: &mut self.zstd,
-            plain_bytes: 0,
-            packed_bytes: 0,
-        };
+        self.streams.fill(accesses, small);
+        for (i, (pages, dictionary)) in self.small.iter_mut().zip(&mut self.dictionaries).enumerate() {
+            let (low, high) = STREAMS[i];
+            dictionary.page(self.streams.byte(low), high.map(|at| self.streams.byte(at)), &mut self.plain);
+            pages.add(&mut self.zstd, &self.plain, Encoding::RLE_DICTIONARY, rows)?;
+        }
+        self.rows += rows;
+        Ok(())
+    }
+
+    /// A column of nulls, of as many rows as a group has.
+    pub(super) fn nulls(&mut self, column: ColumnDescPtr, rows: usize) -> Result<Chunk> {
+        let statistics = Statistics::byte_array(None, None, None, Some(rows as u64), false);
+        let mut pages = Pages::default();
         self.plain.clear();
-        self.plain.extend(dictionary.iter().flat_map(|&v| u32::from(v).to_le_bytes()));
-        let num_values = dictionary.len() as u32;
-        pages.add(&self.plain, |buf| Page::DictionaryPage {
-            buf,
-            num_values,
-            encoding: Encoding::PLAIN,
-            is_sorted: false,
-        })?;
-        let first_page = pages.packed_bytes;
-        let width = (usize::BITS - (dictionary.len() - 1).leading_zeros()).max(1);
-        for values in values.chunks(PAGE) {
+        levels(rows, &mut self.plain);
+        pages.add(&mut self.zstd, &self.plain, Encoding::PLAIN, rows)?;
+        pages.close(&mut self.zstd, column, rows, None, Some(statistics))
+    }
+
+    /// The columns of a row group, of the rows that came since the last one.
+    pub(super) fn close(&mut self, schema: &SchemaDescriptor) -> Result<Vec<Chunk>> {
+        let rows = std::mem::take(&mut self.rows);
+        let mut chunks = Vec::with_capacity(1 + SMALL);
+        let addresses = self.places.values();
+        let (least, most) =
+            bounds(std::mem::replace(&mut self.bounds, (u64::MAX, 0)), addresses.iter().copied());
+        let statistics = Statistics::int64(Some(least as i64), Some(most as i64), None, Some(0), false);
+        self.plain.clear();
+        self.plain.extend(addresses.iter().flat_map(|va| va.to_le_bytes()));
+        let used = self.addresses.encodings.contains(&Encoding::RLE_DICTIONARY);
+        let dictionary = used.then_some((self.plain.as_slice(), addresses.len()));
+        let column = schema.column(0);
+        chunks.push(self.addresses.close(&mut self.zstd, column, rows, dictionary, Some(statistics))?);
+        self.places.clear();
+        for (i, (pages, dictionary)) in self.small.iter_mut().zip(&mut self.dictionaries).enumerate() {
             self.plain.clear();
-            self.plain.push(width as u8);
-            if values.iter().all(|v| *v == values[0]) {
-                run(self.places[usize::from(values[0])] - 1, values.len(), width, &mut self.plain);
-            } else {
-                pack(&self.places, values, width, &mut self.plain);
-            }
-            pages.add(&self.plain, data(Encoding::RLE_DICTIONARY, values.len()))?;
+            self.plain.extend(dictionary.values().flat_map(|v| u32::from(v).to_le_bytes()));
+            let values = Some((self.plain.as_slice(), self.plain.len() / 4));
+            chunks.push(pages.close(&mut self.zstd, schema.column(1 + i), rows, values, None)?);
+            dictionary.clear();
         }
-        let (plain, packed) = (pages.plain_bytes, pages.packed_bytes);
-        dictionary.iter().for_each(|&value| self.places[usize::from(value)] = 0);
-        let meta = ColumnChunkMetaData::builder(column).set_encodings(vec![
-            Encoding::PLAIN,
-            Encoding::RLE,
-            Encoding::RLE_DICTIONARY,
-        ]);
-        self.close(sink, meta, values.len(), (plain, packed), Some(first_page))
-    }
-
-    fn close(
-        &self,
-        mut sink: TrackedWrite<Vec<u8>>,
-        meta: parquet::file::metadata::ColumnChunkMetaDataBuilder,
-        rows: usize,
-        (plain, packed): (usize, usize),
-        dictionary: Option<usize>,
-    ) -> Result<Chunk> {
-        std::io::Write::flush(&mut sink)?;
-        let bytes = std::mem::take(sink.inner_mut());
-        let metadata = meta
-            .set_num_values(rows as i64)
-            .set_compression(Compression::ZSTD(self.level))
-            .set_total_compressed_size(packed as i64)
-            .set_total_uncompressed_size(plain as i64)
-            .set_data_page_offset(dictionary.unwrap_or(0) as i64)
-            .set_dictionary_page_offset(dictionary.map(|_| 0))
-            .build()?;
-        let result = ColumnCloseResult {
-            bytes_written: bytes.len() as u64,
-            rows_written: rows as u64,
-            metadata,
-            bloom_filter: None,
-            column_index: None,
-            offset_index: None,
-        };
-        Ok((bytes.into(), result))
+        Ok(chunks)
     }
 }
 
-/// A number in groups of 7 bits, least first.
-fn varint(mut n: u64, out: &mut Vec<u8>) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
+/// The small columns in one word, as they lie in memory.
+#[inline(always)]
+fn small(a: &Access) -> u64 {
+    u64::from(a.insns)
+        | u64::from(a.thread) << 16
+        | (a.kind as u64) << 32
+        | u64::from(a.size_log2) << 40
+        | u64::from(a.flags) << 48
+        | u64::from(a.reserved) << 56
 }
 
-/// One value many times.
-fn run(place: u32, times: usize, width: u32, out: &mut Vec<u8>) {
-    varint((times as u64) << 1, out);
-    out.extend_from_slice(&place.to_le_bytes()[..width.div_ceil(8) as usize]);
-}
+/// Which bytes of [`small`] each column is in the schema's order: the low one, and the high one if there is one.
+const STREAMS: [(usize, Option<usize>); SMALL] =
+    [(0, Some(1)), (2, Some(3)), (4, None), (5, None), (6, None)];
 
-/// Places of `width` bits each, in groups of eight; the last group is filled up.
-fn pack(places: &[u32; 1 << 16], values: &[u16], width: u32, out: &mut Vec<u8>) {
-    varint((values.len().div_ceil(8) as u64) << 1 | 1, out);
-    let place = |value: &u16| u128::from(places[usize::from(*value)] - 1);
-    let group = |values: &[u16]| values.iter().rev().fold(0, |bits, value| bits << width | place(value));
-    for values in values.chunks(8) {
-        out.extend_from_slice(&group(values).to_le_bytes()[..width as usize]);
-    }
+fn bounds(known: (u64, u64), addresses: impl Iterator<Item = u64>) -> (u64, u64) {
+    addresses.fold(known, |(least, most), va| (least.min(va), most.max(va)))
 }
