@@ -102,6 +102,23 @@ fn mutated_compressed_streams() {
     }
 }
 
+/// A few kilobytes of zstd that are gigabytes of nothing: whoever reads can stop after each block.
+#[test]
+fn lines_without_accesses_do_not_hold_a_block_back() {
+    let lines = 1 << 20;
+    let plain = vec![b'\n'; lines];
+    for (packed, bytes) in compressed(&plain) {
+        let mut source = from_bytes(packed, bytes, &OpenOptions::with_format(Format::PerfScript)).unwrap();
+        source.setup().unwrap();
+        let (mut block, mut blocks) = (Block::new(), 0);
+        while source.fill(&mut block).unwrap() == More::Yes {
+            assert!(block.accesses.is_empty());
+            blocks += 1;
+        }
+        assert!(blocks > 100, "{packed}: {lines} lines in {blocks} blocks");
+    }
+}
+
 #[test]
 fn mutated_parquet() {
     let mut random = Random(3);

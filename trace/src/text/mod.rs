@@ -17,7 +17,7 @@ use crate::input::{Input, is_canonical};
 use crate::options::Format;
 use crate::roster::{self, Roster, TooMany};
 use crate::source::{Facts, TraceSource};
-use machine::input::{Access, Block, Event, Kind, More, Setup, Source, SourceError};
+use machine::input::{Access, BLOCK, Block, Event, Kind, More, Setup, Source, SourceError};
 use paging::Va;
 
 /// What a line of a format means.
@@ -34,6 +34,10 @@ pub(crate) trait Lines: Send {
 
 /// The most accesses that a line can stand for.
 const LINE_ACCESSES: usize = 2;
+
+/// Lines after which a block is delivered even if it is empty: a few packed kilobytes can be
+/// millions of lines that say nothing, and whoever asks must be able to stop in between.
+const LINES: usize = 16 * BLOCK;
 
 /// Where a line's accesses go.
 pub(crate) struct Out<'a> {
@@ -110,7 +114,10 @@ impl<L: Lines> Source for Text<L> {
 
     fn fill(&mut self, block: &mut Block) -> Result<More, SourceError> {
         block.clear();
-        while block.room() >= LINE_ACCESSES {
+        for _ in 0..LINES {
+            if block.room() < LINE_ACCESSES {
+                break;
+            }
             let Some(line) = self.input.line()? else { return Ok(More::No) };
             let before = block.accesses.len();
             let mut out = Out {
