@@ -11,7 +11,7 @@ use std::sync::Once;
 use trace::{Format, OpenOptions, from_bytes};
 
 /// Blocks looked at of an input: a bomb must not take the fuzzer's time.
-const BLOCKS: usize = 2000;
+const BLOCKS: usize = 500;
 static HOOK: Once = Once::new();
 
 fuzz_target!(|data: &[u8]| {
