@@ -1,7 +1,9 @@
 //! `pagewalk shareable` on real processes: forked Python workers, and servers with and without random layouts.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// Ends a process when a test does, however it ends.
@@ -157,4 +159,46 @@ fn servers_share_more_with_one_layout_than_with_random_ones() {
 fn a_process_that_is_gone_is_named() {
     let (ok, _, stderr) = shareable(&[], &[4_194_303]);
     assert!(!ok && stderr.contains("no process 4194303"), "{stderr}");
+}
+
+/// Closed to its own user: root's becomes another's, as a server's workers do; another's says itself that it is closed.
+const CLOSED: &str = "
+import ctypes, os, sys
+if os.getuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+else:
+    ctypes.CDLL(None).prctl(4, 0)
+print(flush=True)
+sys.stdin.readline()
+";
+
+#[test]
+fn who_may_look_at_a_process_is_said() {
+    let python =
+        Command::new("python3").args(["-c", CLOSED]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut python) = python.map(Ends) else {
+        return skipped("no python3", "apt install python3");
+    };
+    BufReader::new(python.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let refusal = |pid: u32| {
+        let mut look = Command::new(env!("CARGO_BIN_EXE_pagewalk"));
+        look.args(["shareable", &pid.to_string()]);
+        if root {
+            look.uid(65534).gid(65534);
+        }
+        let out = look.output()?;
+        assert!(!out.status.success());
+        Ok(String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    let closed = match refusal(python.0.id()) {
+        Err(error) if root && std::io::Error::kind(&error) == ErrorKind::PermissionDenied => {
+            return skipped("user 65534 may not run the program", "build where all users may read");
+        }
+        refusal => refusal.unwrap(),
+    };
+    assert!(closed.contains("changed its user") && closed.contains("run this as root"), "{closed}");
+    // The first of all processes is root's, as is this one where root runs it.
+    let other = refusal(1).unwrap();
+    assert!(other.contains("it is user 0's") && other.contains("run this as that user"), "{other}");
 }

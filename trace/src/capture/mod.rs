@@ -155,12 +155,34 @@ pub enum CaptureError {
         symbol: String,
     },
     /// A process cannot be looked at.
-    #[error("process {pid}: {error}\n  hint: it must run, and be yours (or run this as root)")]
+    #[error("process {pid}: {error}\n  hint: it must still run")]
     Process {
         /// Which.
         pid: u32,
         /// What the kernel said.
         error: std::io::Error,
+    },
+    /// A process may not be looked at: it is another user's.
+    #[error(
+        "process {pid} may not be looked at: it is user {user}'s\n  hint: run this as that user, or as root"
+    )]
+    NotYours {
+        /// Which.
+        pid: u32,
+        /// Whose it is.
+        user: u32,
+    },
+    /// A process of the own user may not be looked at either.
+    #[error(
+        "process {pid} may not be looked at, although it is user {user}'s, as this is: the kernel closes what \
+         changed its user (as the workers of a server that root started do), may do more than its user, or runs a \
+         file that its user may not read\n  hint: run this as root (in a container: with CAP_SYS_PTRACE)"
+    )]
+    Closed {
+        /// Which.
+        pid: u32,
+        /// Whose it is.
+        user: u32,
     },
     /// A file is not a snapshot.
     #[error("{}: {reason}\n  hint: make one with `pagewalk snapshot PID -o FILE`", path.display())]

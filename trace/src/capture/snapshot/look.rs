@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::{Advice, Mapping, Run, Snapshot, scan};
 use crate::capture::CaptureError;
@@ -22,7 +22,7 @@ const KERNEL: [&str; 4] = ["[vvar]", "[vvar_vclock]", "[vdso]", "[vsyscall]"];
 /// # Errors
 /// If there is no such process, or its mappings may not be read.
 pub fn snapshot(pid: u32) -> Result<Snapshot, CaptureError> {
-    let error = |error: io::Error| CaptureError::Process { pid, error };
+    let error = |error| refused(pid, error);
     let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).map_err(error)?;
     let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(error)?;
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
@@ -63,6 +63,19 @@ pub fn snapshot(pid: u32) -> Result<Snapshot, CaptureError> {
         mappings,
         unseen: unseen.sentences(pid),
     })
+}
+
+/// Why the kernel did not let a process be looked at.
+fn refused(pid: u32, error: io::Error) -> CaptureError {
+    // The files in a closed process's directory are shown as root's; the directory itself as its user's (proc(5)).
+    let owner = std::fs::metadata(format!("/proc/{pid}")).map(|directory| directory.uid());
+    match (error.kind(), owner) {
+        (io::ErrorKind::PermissionDenied, Ok(user)) if user == rustix::process::geteuid().as_raw() => {
+            CaptureError::Closed { pid, user }
+        }
+        (io::ErrorKind::PermissionDenied, Ok(user)) => CaptureError::NotYours { pid, user },
+        _ => CaptureError::Process { pid, error },
+    }
 }
 
 /// What could not be seen.
