@@ -439,6 +439,39 @@ fn functions_come_and_go_forked_or_not() {
     }
 }
 
+/// What is shared is the table that holds the leaves: a level-2 table for each GiB of 2 MiB pages, one level-3 table for
+/// all 1 GiB pages.
+#[test]
+fn forks_have_one_table_of_large_pages() {
+    let adopted = |system: &str, state: &str| {
+        let spec = format!("functions:start=fork,containers=4,cores=2,invocations=1000000,state={state}");
+        sharing(&containers(&spec, &[system], 700_000)[0]).tables_adopted
+    };
+    let cases = [
+        ("native+babelfish", "64MiB", 32),
+        ("native-2m+babelfish", "64MiB", 1),
+        ("native-2m+babelfish", "2GiB", 2),
+        ("native-1g+babelfish", "2GiB", 1),
+        ("nested-2m-2m+babelfish", "1GiB", 1),
+        ("nested-1g-1g+babelfish", "1GiB", 1),
+    ];
+    for (system, state, tables) in cases {
+        assert_eq!(adopted(system, state) - adopted(system, "0"), 4 * tables, "{system}, {state}");
+    }
+}
+
+#[test]
+fn large_pages_are_hit_by_all_and_faulted_by_none() {
+    let spec = "functions:start=fork,containers=6,cores=2,quantum=20000,state=1GiB";
+    for (none, shared) in [("native-2m", "native-2m+babelfish"), ("native-1g", "native-1g+babelfish")] {
+        let outcomes = containers(spec, &[none, shared], 1_500_000);
+        let [none, shared] = outcomes.as_slice() else { panic!("two systems") };
+        assert!(shared.tlb.shared_hits > 500, "{}: {}", shared.system, shared.tlb.shared_hits);
+        assert!(shared.tlb.stlb_misses < none.tlb.stlb_misses && shared.tables.total() < none.tables.total());
+        assert!(shared.software.page_faults_in_all < none.software.page_faults_in_all);
+    }
+}
+
 /// A mask has 32 bits. With more containers that write, a set falls back to private translations.
 #[test]
 fn more_writers_than_bits_pass_the_oracle() {

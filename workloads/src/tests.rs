@@ -217,6 +217,7 @@ fn every_access_is_inside_a_region() {
     for w in list() {
         check_world(w.name, 1, 200_000);
     }
+    check_world("functions:start=fork,state=4MiB", 1, 200_000);
 }
 
 #[test]

@@ -5,12 +5,17 @@
 //! with a C++ runtime, on an input in the page cache. *dense*: all of a page, then the next; *sparse*: a tenth of a page,
 //! then the next. As many bytes either way, so ten times the pages. A container serves one
 //! request and ends; the next one is started. How much code a start-up runs is an estimate.
+//!
+//! Not in the paper: with `state`, the program keeps memory that it fills when it starts and requests only read (a model,
+//! a warm runtime), as the zygotes of Catalyzer (Du et al., ASPLOS 2020) hand on to their forks. It is what lies in
+//! huge pages, where the system has them: the rest of the image is too small. A load of it for each line of input.
 
 use machine::input::{Kind, Source};
 
 use super::image::{C, CPP, Image, Part};
 use super::{Application, CONTAINERS, CORES, Containers, Piece, QUANTUM, START, Worker};
 use crate::parameters::{Parameter, Parameters, Unit};
+use crate::random::Draw;
 use crate::registry::{Workload, WorkloadError};
 
 pub(crate) const WORKLOAD: Workload = Workload {
@@ -46,6 +51,12 @@ pub(crate) const WORKLOAD: Workload = Workload {
             default: "1",
             meaning: "requests that a container serves before it ends",
         },
+        Parameter {
+            name: "state",
+            unit: Unit::Bytes { min: 0, max: 1 << 38 },
+            default: "0",
+            meaning: "memory filled at the start, then only read; by the zygote for all with start=fork; of huge pages where the system has them, if it is a multiple of their size",
+        },
     ],
     build,
 };
@@ -65,6 +76,7 @@ struct Functions {
     of_page: u64,
     bytes: u64,
     output: Part,
+    state: Part,
     /// Bytes that each container's request has read.
     read: Vec<u64>,
 }
@@ -79,6 +91,10 @@ fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadEr
     image.libraries(&[("libcurl.so", 620, 16), ("libz.so", 116, 8)]);
     let input = image.file("input", bytes.div_ceil(of_page) * 4096, false);
     let output = image.anonymous("output", bytes / 2);
+    let state = match p.bytes("state") {
+        0 => Part::default(),
+        bytes => image.fixed("state", bytes),
+    };
     let which = match p.choice("function") {
         "parse" => Some(Function::Parse),
         "hash" => Some(Function::Hash),
@@ -86,7 +102,7 @@ fn build(p: &Parameters, seed: u64) -> Result<Box<dyn Source + Send>, WorkloadEr
         _ => None,
     };
     let life = Some(p.count("invocations"));
-    let application = Functions { image, which, input, of_page, bytes, output, read: Vec::new() };
+    let application = Functions { image, which, input, of_page, bytes, output, state, read: Vec::new() };
     Ok(Box::new(Containers::new(p, seed, life, application)))
 }
 
@@ -101,6 +117,11 @@ impl Application for Functions {
     fn boot(&mut self, w: &mut Worker<'_>) {
         // The watchdog starts, reads its environment, and waits for a request.
         w.calls(10, 1000);
+    }
+
+    fn prepare(&mut self, w: &mut Worker<'_>) {
+        // A line stands for each page.
+        (0..self.state.len).step_by(4096).for_each(|page| w.write(self.state.start + page));
     }
 
     fn serve(&mut self, member: usize, w: &mut Worker<'_>) -> Piece {
@@ -124,6 +145,10 @@ impl Application for Functions {
             for _ in 0..4 {
                 w.read(line);
                 w.out.last_mut().into_iter().for_each(|access| access.insns = 40);
+            }
+            if self.state.len > 0 {
+                let at = w.random.below(self.state.len / 64) * 64;
+                w.read(self.state.start + at);
             }
             match function {
                 Function::Hash => {}

@@ -120,6 +120,13 @@ impl Image {
         at
     }
 
+    /// Maps anonymous memory that a runtime wants at a place of its own, where nothing else lies: 4 TiB, as ZGC's heap.
+    pub(crate) fn fixed(&mut self, name: &str, len: u64) -> Part {
+        let at = Part { start: 4 << 40, len: len.next_multiple_of(PAGE) };
+        self.push(name, at, Backing::Anonymous, Permissions::READ_WRITE);
+        at
+    }
+
     /// A container's process.
     pub(crate) fn process(&self, group: u16) -> ProcessSetup {
         ProcessSetup {

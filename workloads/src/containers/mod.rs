@@ -93,6 +93,8 @@ trait Application: Send {
     fn image(&self) -> &Image;
     /// What it does once its libraries are loaded, before the first request.
     fn boot(&mut self, worker: &mut Worker<'_>);
+    /// What it fills before that, and forks of a zygote find filled.
+    fn prepare(&mut self, _worker: &mut Worker<'_>) {}
     /// Some of what container `member` does.
     fn serve(&mut self, member: usize, worker: &mut Worker<'_>) -> Piece;
 }
@@ -313,6 +315,9 @@ impl<A: Application> Containers<A> {
             member.loaded += 1;
             worker.calls(2, 2);
         } else if !member.booted {
+            if at == 0 || !first && !self.fork {
+                self.application.prepare(&mut worker);
+            }
             if at == 0 || !first {
                 self.application.boot(&mut worker);
             }
