@@ -10,7 +10,9 @@ mod fit;
 use crate::hardware::Spent;
 use crate::layout::RealLayout;
 use crate::look::{Board, Counts, Look, Recording, Sample, Sight};
-use crate::outcome::{Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio};
+use crate::outcome::{
+    ExitCounts, Outcome, SCHEMA, SoftwareCounts, TlbCounts, TranslationCost, WalkCounts, ratio,
+};
 use crate::system::System;
 use crate::world::{Place, Plan, TableDump, World, WorldError};
 use machine::input::{Block, More, Region, Setup, Source, SourceError};
@@ -373,6 +375,15 @@ fn software(stats: &Stats, host: Option<&Stats>, start: &Start, world: &World) -
         page_faults_in_all: faults(stats),
         exits: host_or(&|h| h.exits),
         exits_in_all: host.map_or(0, |h| h.exits),
+        exits_by: ExitCounts {
+            vm_table: host_or(&|h| h.exits_nested),
+            shadow_faults: host_or(&|h| h.exits_shadow_fault),
+            table_stores: host_or(&|h| h.exits_table_write),
+            root_loads: host_or(&|h| h.exits_root_load),
+            invalidations: host_or(&|h| h.exits_invalidate),
+            mode_changes: host_or(&|h| h.exits_hypercall),
+            tag_faults: host_or(&|h| h.exits_frame_tag),
+        },
         shootdowns: stats.shootdowns - start.stats.shootdowns + host_or(&|h| h.shootdowns),
         cow_copies: stats.cow_copies - start.stats.cow_copies,
         cycles: world.software_cycles() - start.spent.cycles,

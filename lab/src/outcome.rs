@@ -259,6 +259,8 @@ pub struct SoftwareCounts {
     pub exits: u64,
     /// The same since the start, warm-up and initialisation included.
     pub exits_in_all: u64,
+    /// Exits by what for, while accesses were counted.
+    pub exits_by: ExitCounts,
     /// TLB shootdowns.
     pub shootdowns: u64,
     /// Pages copied on a write.
@@ -273,6 +275,40 @@ pub struct SoftwareCounts {
     pub allocations: u64,
     /// Frames that this kernel keeps for later faults at the end, and nobody uses.
     pub reserved: u64,
+}
+
+/// Exits to the hypervisor by what they were for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ExitCounts {
+    /// The VM's table does not map something, or not as needed.
+    pub vm_table: u64,
+    /// Faults that the shadow table must answer.
+    pub shadow_faults: u64,
+    /// Stores to tables that are write-protected for shadowing.
+    pub table_stores: u64,
+    /// Loads of CR3 under shadow paging.
+    pub root_loads: u64,
+    /// The guest's invalidations under shadow paging.
+    pub invalidations: u64,
+    /// Hypercalls into pass-through and out.
+    pub mode_changes: u64,
+    /// Frames whose tag is not the VM's.
+    pub tag_faults: u64,
+}
+
+impl ExitCounts {
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("VM's table", self.vm_table),
+            ("shadow table", self.shadow_faults),
+            ("stores to shadowed tables", self.table_stores),
+            ("loads of CR3", self.root_loads),
+            ("invalidations", self.invalidations),
+            ("pass-through, in and out", self.mode_changes),
+            ("tags", self.tag_faults),
+        ]
+    }
 }
 
 /// Cycles of software by what they were for.

@@ -144,3 +144,28 @@ fn memory_is_what_was_promised() {
     assert!((percent(p.twin_bytes, p.mapped_bytes) - 0.2).abs() < 0.02, "{p:?}");
     assert!((percent(p.tag_bytes, p.host_bytes) - 0.39).abs() < 0.01, "{p:?}");
 }
+
+#[test]
+fn exits_are_counted_by_what_they_were_for() {
+    let systems = [
+        "nested",
+        "shadow",
+        "shadow+trap-each",
+        "passthrough",
+        "passthrough+fast-entry",
+        "passthrough+live-migration",
+    ];
+    let outcomes = run(&systems, "turmoil:footprint=16MiB,period=40", 0, 30_000);
+    for o in &outcomes {
+        let sum: u64 = o.software.exits_by.named().iter().map(|(_, exits)| exits).sum();
+        assert_eq!(sum, o.software.exits, "{}", o.system);
+        assert!(o.software.exits_by.vm_table > 0, "{}", o.system);
+    }
+    let by: Vec<_> = outcomes.iter().map(|o| o.software.exits_by).collect();
+    let [nested, unsync, each, passed, fast, _] = by[..] else { unreachable!("six systems") };
+    assert_eq!(nested.vm_table, outcomes[0].software.exits);
+    assert!(unsync.shadow_faults > 0 && unsync.root_loads > 0 && unsync.invalidations > 0);
+    assert!(0 < unsync.table_stores && unsync.table_stores < each.table_stores, "{unsync:?} {each:?}");
+    assert!(passed.mode_changes > 0 && passed.tag_faults > 0 && fast.mode_changes == 0);
+    assert_eq!(outcomes[3].passthrough.map(|p| p.tag_faults), Some(passed.tag_faults));
+}

@@ -93,7 +93,7 @@ impl<M: TableMemory> Kernel<M> {
         let mut cx = self.cx(hw, cpu)?;
         let outcome = self.on_vm(&mut cx, vm, |core, vm, cx| core.fault(&mut vm.space, cx, gpa, intent))?;
         if let Some(vm) = self.vms.get_mut(vm.0) {
-            vm.space.stats.exits += 1;
+            vm.space.stats.exited(ExitKind::Nested, 1);
         }
         cx.hw.charge(cpu, Cost::Exit(ExitKind::Nested), &Default::default());
         self.core.charge(&mut cx, Cost::PageFault(outcome.kind));

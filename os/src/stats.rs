@@ -1,5 +1,6 @@
 //! What a kernel counts, for each address space and in total.
 
+use crate::hardware::ExitKind;
 use core::ops::AddAssign;
 
 /// How a fault was answered.
@@ -114,10 +115,40 @@ counters! {
     ipis,
     /// VM exits.
     exits,
+    /// Of these, for a guest-physical address that is not mapped as needed.
+    exits_nested,
+    /// Faults that the shadow table must answer.
+    exits_shadow_fault,
+    /// Stores to tables that are write-protected for shadowing.
+    exits_table_write,
+    /// Loads of CR3.
+    exits_root_load,
+    /// Invalidations by the guest.
+    exits_invalidate,
+    /// Hypercalls into pass-through and out.
+    exits_hypercall,
+    /// Frames whose tag is not the VM's.
+    exits_frame_tag,
     /// Hypercalls.
     hypercalls,
     /// Context switches to this space.
     switches,
     /// … that had to take over another space's PCID.
     pcid_evictions,
+}
+
+impl Stats {
+    /// Exits of a VM happened.
+    pub(crate) fn exited(&mut self, kind: ExitKind, times: u64) {
+        self.exits += times;
+        *match kind {
+            ExitKind::Nested => &mut self.exits_nested,
+            ExitKind::ShadowFault => &mut self.exits_shadow_fault,
+            ExitKind::TableWrite => &mut self.exits_table_write,
+            ExitKind::RootLoad => &mut self.exits_root_load,
+            ExitKind::Invalidate => &mut self.exits_invalidate,
+            ExitKind::Hypercall => &mut self.exits_hypercall,
+            ExitKind::FrameTag => &mut self.exits_frame_tag,
+        } += times;
+    }
 }

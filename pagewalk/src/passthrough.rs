@@ -206,7 +206,7 @@ fn heading(setting: Setting) -> String {
         ""
     );
     LABELS.iter().for_each(|label| {
-        let _ = write!(text, "{label:>15}");
+        let _ = write!(text, "{label:>17}");
     });
     text + &format!("{:>14}{:>14}\n", "TPT/nested", "TPT/shadow")
 }
@@ -215,7 +215,7 @@ fn line(row: &Measured) -> String {
     let mut text = format!("{:10}", row.case.name);
     for at in 0..LABELS.len() {
         let cell = format!("{:.1} ({:.2})", row.cycles[at], row.exits[at]);
-        let _ = write!(text, "{cell:>15}");
+        let _ = write!(text, "{cell:>17}");
     }
     let faster = |a| format!("{:.2}x", row.speedup(a, 4));
     text + &format!("{:>14}{:>14}\n", faster(1), faster(2))

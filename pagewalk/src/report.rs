@@ -132,6 +132,10 @@ fn table(base: &Outcome, outcomes: &[Outcome], all: &[Outcome]) -> Table {
             o.passthrough.as_ref().map_or("-".to_string(), get)
         };
         row("tag checks per walk", &|o| number(o.walks.checks[3] as f64 / o.walks.completed.max(1) as f64));
+        row("frames taken back, since the start", &|o| passed(&|p| thousands(p.revoked), o));
+        if all.iter().any(|o| o.passthrough.is_some_and(|p| p.suspended > 0)) {
+            row("falls back to nested paging", &|o| passed(&|p| thousands(p.suspended), o));
+        }
         row("faults on tags, since the start", &|o| passed(&|p| thousands(p.tag_faults), o));
         row("paths of twins mended", &|o| passed(&|p| thousands(p.repairs), o));
         row("entries into the mode", &|o| passed(&|p| thousands(p.entered), o));
@@ -150,6 +154,15 @@ fn table(base: &Outcome, outcomes: &[Outcome], all: &[Outcome]) -> Table {
     row("page faults, counted", &|o| thousands(o.software.page_faults));
     row("  since the start", &|o| thousands(o.software.page_faults_in_all));
     row("exits to the hypervisor, counted", &|o| thousands(o.software.exits));
+    // Most VMs have one kind of them.
+    let kinds = |o: &Outcome| o.software.exits_by.named().iter().filter(|(_, exits)| *exits > 0).count();
+    if all.iter().any(|o| kinds(o) > 1) {
+        for (at, (name, _)) in lab::outcome::ExitCounts::default().named().into_iter().enumerate() {
+            if all.iter().any(|o| o.software.exits_by.named()[at].1 > 0) {
+                row(&format!("  {name}"), &|o| thousands(o.software.exits_by.named()[at].1));
+            }
+        }
+    }
     row("  since the start", &|o| thousands(o.software.exits_in_all));
     row("page tables", &|o| bytes(o.tables.total()));
     if all.iter().any(|o| o.layout.is_some()) {

@@ -159,7 +159,7 @@ impl<M: TableMemory> Kernel<M> {
     ) -> Result<(), MmError> {
         self.with_passthrough(id, |_, vm, passed| {
             passed.stats.tag_faults += 1;
-            vm.space.stats.exits += 1;
+            vm.space.stats.exited(ExitKind::FrameTag, 1);
         })?;
         hw.charge(cpu, Cost::Exit(ExitKind::FrameTag), &Default::default());
         Ok(())
@@ -199,7 +199,7 @@ impl<M: TableMemory> Kernel<M> {
             passed.entered.insert(cpu, root);
             passed.stats.entered += 1;
             vm.space.stats.hypercalls += u64::from(exits);
-            vm.space.stats.exits += u64::from(exits);
+            vm.space.stats.exited(ExitKind::Hypercall, u64::from(exits));
             (true, exits)
         })?;
         if entered.1 {
@@ -240,7 +240,7 @@ impl<M: TableMemory> Kernel<M> {
         let was = self.with_passthrough(id, |_, vm, passed| {
             let was = passed.entered.remove(&cpu).is_some() && exits;
             vm.space.stats.hypercalls += u64::from(was);
-            vm.space.stats.exits += u64::from(was);
+            vm.space.stats.exited(ExitKind::Hypercall, u64::from(was));
             was
         })?;
         if was {

@@ -113,7 +113,7 @@ impl<M: TableMemory> Kernel<M> {
         let mut cx = self.cx(hw, cpu)?;
         let stores = self.with_shadow(id, |core, vm, shadow| {
             let stores = core.with_notify(&mut cx, |cx| shadow.sync(cx));
-            vm.space.stats.exits += stores;
+            vm.space.stats.exited(ExitKind::TableWrite, stores);
             stores
         })?;
         for _ in 0..stores {
@@ -337,7 +337,7 @@ impl<M: TableMemory> Kernel<M> {
 
     fn vm_exit(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId, kind: ExitKind) {
         if let Some(vm) = self.vms.get_mut(id.0) {
-            vm.space.stats.exits += 1;
+            vm.space.stats.exited(kind, 1);
         }
         cx.hw.charge(cx.cpu, Cost::Exit(kind), &Default::default());
     }
