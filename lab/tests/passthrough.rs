@@ -145,6 +145,24 @@ fn memory_is_what_was_promised() {
     assert!((percent(p.tag_bytes, p.host_bytes) - 0.39).abs() < 0.01, "{p:?}");
 }
 
+/// A huge page passes whole where the host's page is as large; else the twin has a table of the largest that do.
+#[test]
+fn huge_pages_pass_where_the_host_has_them() {
+    let cases = [
+        ("passthrough-4k-1g", "1g", 0),
+        ("passthrough-4k-2m", "1g", 1),
+        ("passthrough", "1g", 1 + 512),
+        ("passthrough-4k-2m", "2m", 0),
+        ("passthrough", "2m", 512),
+    ];
+    for (system, pages, splinters) in cases {
+        let o = run(&[system], &format!("gups:footprint=1GiB,advice={pages}"), 0, 10_000).remove(0);
+        assert!(o.verified >= Some(10_000), "{system}, {pages}");
+        let tables = o.passthrough.map(|p| p.splinter_bytes / 4096);
+        assert_eq!(tables, Some(splinters), "{system}, {pages}");
+    }
+}
+
 #[test]
 fn exits_are_counted_by_what_they_were_for() {
     let systems = [

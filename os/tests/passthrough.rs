@@ -10,6 +10,7 @@ use os::{Cost, ExitKind, KernelConfig, MmError, Slot, ThpMode, VmId, VmSpec};
 use paging::frames::{CpuId, NodeId};
 use paging::{Gfn, Gpa, Intent, PageSize};
 use proptest::prelude::*;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 const CPU: CpuId = CpuId(0);
@@ -121,6 +122,46 @@ fn huge_pages_are_given_whole_and_split_in_place() {
 }
 
 #[test]
+fn reserved_pages_are_given_at_their_size_and_taken_whole() {
+    for size in [PageSize::Size2M, PageSize::Size1G] {
+        let mut s = System::new(3 << 18, config());
+        let tags = Arc::new(FrameTags::new(1 << 21, TagPlaces::default()));
+        let frames = 1 << 18;
+        let slots = [Slot { page: size, ..Slot::new(Gfn::new(0), frames) }];
+        let id = s.kernel.create_vm(&mut s.machine, CPU, VmSpec::default(), &slots).expect("a VM");
+        let array = Arc::new(HostArray::new(frames));
+        let (hw, given) = (&mut s.machine, Arc::clone(&array));
+        s.kernel.enable_passthrough(hw, CPU, id, given, Arc::clone(&tags)).expect("nothing is in the way");
+        touch(&mut s, id, 700, Intent::WRITE);
+        check(&mut s, id);
+        let first = Gfn::new(700 & !(size.frames() - 1));
+        let slot = |page: u64| array.get(first.offset(page)).expect("backed");
+        let (begin, last) = (slot(0), size.frames() - 1);
+        assert_eq!((begin.size(), slot(last).size()), (size, size));
+        assert_eq!(
+            (begin.frame().number() % size.frames(), slot(last).frame()),
+            (0, begin.frame().offset(last))
+        );
+        let owner = s.kernel.passthrough(id).expect("enabled").owner();
+        assert_eq!(
+            (array.range(0..frames).count() as u64, tags.owned(owner).count() as u64),
+            (last + 1, last + 1)
+        );
+        // The balloon cannot have a part of it; moved, it is given under other names.
+        s.kernel.take_ballooned(&mut s.machine, CPU, id, &[first.offset(3)]).expect("a VM");
+        check(&mut s, id);
+        assert_eq!(array.range(0..frames).count() as u64, last + 1);
+        s.kernel.migrate_vm(&mut s.machine, CPU, id, 0..u64::MAX, NodeId(1), u64::MAX).expect("room");
+        check(&mut s, id);
+        assert_eq!(tags.admits(owner, begin.frame(), begin.colour()), None);
+        assert_eq!((slot(0).size(), s.kernel.pool().node_of(slot(last).frame())), (size, NodeId(1)));
+        s.kernel.destroy_vm(&mut s.machine, CPU, id).expect("a VM");
+        assert_eq!(tags.owned(owner).count(), 0);
+        s.shutdown();
+    }
+}
+
+#[test]
 fn a_vm_falls_back_to_nested_paging_and_returns() {
     let (mut s, tags) = system(ThpMode::Never);
     let (id, array) = vm(&mut s, &tags);
@@ -182,10 +223,13 @@ proptest! {
     #[test]
     fn tags_and_array_follow_the_table(
         huge in any::<bool>(),
-        ops in proptest::collection::vec((0..12u8, 0..2usize, 0..GUEST, 1..600u64), 1..60),
+        ops in proptest::collection::vec((0..12u8, 0..3usize, 0..GUEST, 1..600u64), 1..60),
     ) {
         let (mut s, tags) = system(if huge { ThpMode::Always } else { ThpMode::Never });
-        let vms = [vm(&mut s, &tags).0, vm(&mut s, &tags).0];
+        let slots = [Slot::new(Gfn::new(0), GUEST)];
+        let ordinary = s.kernel.create_vm(&mut s.machine, CPU, VmSpec::default(), &slots).expect("a VM");
+        let passed = [vm(&mut s, &tags).0, vm(&mut s, &tags).0];
+        let vms = [passed[0], passed[1], ordinary];
         for (op, which, page, count) in ops {
             let (id, hw) = (vms[which], &mut s.machine);
             let end = (page + count).min(GUEST);
@@ -219,6 +263,7 @@ proptest! {
                 9 => {
                     s.kernel.numa_scan_vm(hw, CPU, id).expect("a VM");
                 }
+                10.. if id == ordinary => {}
                 10 => {
                     s.kernel.expose_to_vm(hw, CPU, id, Gfn::new(page)).expect("memory");
                     let passed = s.kernel.passthrough(id).expect("enabled");
@@ -233,9 +278,16 @@ proptest! {
                     s.kernel.start_dirty_log(hw, CPU, id).expect("a VM");
                 }
             }
-            for id in vms {
+            for id in passed {
                 prop_assert_eq!(s.kernel.check_passthrough(id), Ok(()), "after {:?}", (op, which, page, count));
             }
+        }
+        // The other VM's frames were never tagged.
+        let owners = passed.map(|id| s.kernel.passthrough(id).expect("enabled").owner());
+        let given: HashSet<_> = owners.into_iter().flat_map(|owner| tags.owned(owner)).map(|(frame, _)| frame).collect();
+        for page in 0..GUEST {
+            let frame = s.kernel.host_frame(ordinary, Gfn::new(page)).expect("a VM");
+            prop_assert!(frame.is_none_or(|frame| !given.contains(&frame)), "page {}", page);
         }
         s.shutdown();
         prop_assert_eq!(tags.owned(mechanisms::passthrough::Owner::vm(0).expect("few")).count(), 0);

@@ -202,7 +202,8 @@ impl Port for Bare {
 
 /// Two nodes of `frames` frames each.
 pub fn layout(frames: u64) -> Layout {
-    Layout::of_ranges(&[0x8000..0x8000 + frames, 0x10000..0x10000 + frames])
+    let second = (0x8000 + frames).next_multiple_of(0x10000);
+    Layout::of_ranges(&[0x8000..0x8000 + frames, second..second + frames])
 }
 
 /// Four CPUs on two nodes.
