@@ -11,7 +11,7 @@
 //! references to entries, and cache lines in passes, on all nodes.
 
 use mechanisms::mitosis::{Lazy, Replicated};
-use paging::frames::{NoFrame, NodePolicy, NodeSet, Watermark};
+use paging::frames::{NoFrame, NodeSet};
 use paging::*;
 use std::hint::black_box;
 use std::ops::Range;
@@ -35,15 +35,7 @@ impl TableFrames<HostPhys> for Pool {
         if frame < PER_NODE / 2 {
             return Ok(Hfn::new(n as u64 * PER_NODE + frame));
         }
-        Err(NoFrame {
-            frames: 1,
-            node: node.0,
-            policy: NodePolicy::Prefer,
-            watermark: Watermark::Normal,
-            free_on_node: 0,
-            free: 0,
-            blocks_on_node: 0,
-        })
+        Err(NoFrame::for_table(node, false))
     }
     fn free_table(&mut self, frame: Hfn) {
         self.free[(frame.number() / PER_NODE) as usize].push(frame.number() % PER_NODE);

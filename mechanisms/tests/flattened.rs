@@ -2,7 +2,7 @@
 //! of changes, with walk caches that forget no more than a flush says.
 
 use mechanisms::flattened::{Flat, FlatTables, MERGED};
-use paging::frames::{NoFrame, NodeId, NodePolicy, Watermark};
+use paging::frames::{NoFrame, NodeId, Watermark};
 use paging::*;
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
@@ -40,15 +40,10 @@ impl<S: PhysSpace> TableFrames<S> for Pool {
     fn alloc_tables(&mut self, node: NodeId, order: u8) -> Result<Frame<S>, NoFrame> {
         let frames = 1 << order;
         if self.blocks == 0 {
-            let (node, policy, watermark) = (node.0, NodePolicy::Strict, Watermark::Opportunistic);
             return Err(NoFrame {
                 frames,
-                node,
-                policy,
-                watermark,
-                free_on_node: 0,
-                free: 0,
-                blocks_on_node: 0,
+                watermark: Watermark::Opportunistic,
+                ..NoFrame::for_table(node, true)
             });
         }
         self.blocks -= 1;

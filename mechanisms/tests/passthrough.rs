@@ -6,7 +6,7 @@ use mechanisms::passthrough::{
     Checks, Direct, Enlightenment, Entered, FrameBits, FrameTags, Given, GuestTables, HostArray, Owner,
     PassThrough, TagPlaces, Twin, TwinPages, twin_of,
 };
-use paging::frames::{NodeId, NodePolicy, NodeSet, Watermark};
+use paging::frames::{NodeId, NodeSet};
 use paging::sync::AtomicU64;
 use paging::{
     Addr, Arena, CachedTable, Cell, Check, Dim, Entry, Fault, Flags, Flush, Gfn, Gpa, GuestPhys, Hfn,
@@ -31,17 +31,7 @@ impl TableFrames<GuestPhys> for Pool {
         if let Some(at) = self.0.iter().rposition(|frame| node_of(*frame) == node) {
             return Ok(self.0.remove(at));
         }
-        let (policy, watermark) = (NodePolicy::Prefer, Watermark::Normal);
-        let none = NoFrame {
-            frames: 1,
-            node: node.0,
-            policy,
-            watermark,
-            free_on_node: 0,
-            free: 0,
-            blocks_on_node: 0,
-        };
-        self.0.pop().filter(|_| !strict).ok_or(none)
+        self.0.pop().filter(|_| !strict).ok_or(NoFrame::for_table(node, strict))
     }
     fn free_table(&mut self, frame: Gfn) {
         assert!(!self.0.contains(&frame), "{frame:?} is freed twice");

@@ -6,7 +6,7 @@
 //! `cargo run --release --example kernel`
 
 use pagewalk::mechanisms::mitosis::Replicated;
-use pagewalk::paging::frames::{NodePolicy, NodeSet, Watermark};
+use pagewalk::paging::frames::NodeSet;
 use pagewalk::paging::sync::{AtomicU64, Ordering};
 use pagewalk::paging::{
     Descriptor, ENTRIES, Entry, Flags, Flush, Hfn, HostPhys, NoFrame, NodeId, PageSize, PageTable, Slot,
@@ -77,15 +77,7 @@ impl TableFrames<HostPhys> for Free {
     fn alloc_table(&mut self, node: NodeId, strict: bool) -> Result<Hfn, NoFrame> {
         let others = if strict { 0..0 } else { 0..NODES };
         let found = std::iter::once(node.index()).chain(others).find_map(|node| self.0[node].pop());
-        found.ok_or(NoFrame {
-            frames: 1,
-            node: node.0,
-            policy: if strict { NodePolicy::Strict } else { NodePolicy::Prefer },
-            watermark: Watermark::Normal,
-            free_on_node: 0,
-            free: self.count() as u64,
-            blocks_on_node: 0,
-        })
+        found.ok_or(NoFrame { free: self.count() as u64, ..NoFrame::for_table(node, strict) })
     }
     fn free_table(&mut self, frame: Hfn) {
         self.0[node_of(frame).index()].push(frame);

@@ -14,7 +14,7 @@
 use crate::addr::{Addr, Frame, PhysSpace, Space};
 use crate::entry::{Entry, Flags};
 use crate::flush::{Flush, Reach};
-use crate::frames::{MAX_NODES, NoFrame, NodeId, NodePolicy, NodeSet, Watermark};
+use crate::frames::{MAX_NODES, NoFrame, NodeId, NodeSet, Watermark};
 use crate::memory::{ENTRIES, Slot, TableMemory, modify};
 use crate::sync::{AtomicU64, Ordering};
 use core::fmt;
@@ -80,12 +80,8 @@ pub trait TableFrames<S: PhysSpace> {
     fn alloc_tables(&mut self, node: NodeId, order: u8) -> Result<Frame<S>, NoFrame> {
         Err(NoFrame {
             frames: 1 << order,
-            node: node.0,
-            policy: NodePolicy::Strict,
             watermark: Watermark::Opportunistic,
-            free_on_node: 0,
-            free: 0,
-            blocks_on_node: 0,
+            ..NoFrame::for_table(node, true)
         })
     }
     /// Gives the frame of a table page back.

@@ -10,7 +10,7 @@
 use super::cache::TablePages;
 use alloc::vec::Vec;
 use core::ops::Range;
-use paging::frames::{MAX_NODES, NoFrame, NodePolicy, NodeSet, Watermark};
+use paging::frames::{MAX_NODES, NoFrame, NodeSet};
 use paging::{Entry, Frame, NodeId, PhysSpace, TableFrames};
 
 /// The group of each CPU, from 0, by order of its first CPU.
@@ -124,15 +124,7 @@ impl<S: PhysSpace> TableFrames<S> for Grouped<'_, S> {
     fn alloc_table(&mut self, group: NodeId, strict: bool) -> Result<Frame<S>, NoFrame> {
         if strict {
             // Nobody knows whom a page of the pool is near.
-            return Err(NoFrame {
-                frames: 1,
-                node: group.0,
-                policy: NodePolicy::Strict,
-                watermark: Watermark::Normal,
-                free_on_node: 0,
-                free: 0,
-                blocks_on_node: 0,
-            });
+            return Err(NoFrame::for_table(group, true));
         }
         self.pool.alloc_table(NodeId(0), false)
     }

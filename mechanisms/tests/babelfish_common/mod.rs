@@ -12,7 +12,7 @@ mod machine;
 pub use machine::{Machine, Walk};
 
 use mechanisms::babelfish::*;
-use paging::frames::{NoFrame, NodeId, NodePolicy, Watermark};
+use paging::frames::{NoFrame, NodeId};
 use paging::*;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -59,15 +59,7 @@ impl<S: PhysSpace> TableFrames<S> for Pool<S> {
     fn alloc_table(&mut self, node: NodeId, _strict: bool) -> Result<Frame<S>, NoFrame> {
         match &mut self.budget {
             Some(0) => {
-                return Err(NoFrame {
-                    frames: 1,
-                    node: node.0,
-                    policy: NodePolicy::Prefer,
-                    watermark: Watermark::Emergency,
-                    free_on_node: 0,
-                    free: 0,
-                    blocks_on_node: 0,
-                });
+                return Err(NoFrame::for_table(node, false));
             }
             Some(left) => *left -= 1,
             None => {}

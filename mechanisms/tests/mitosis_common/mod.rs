@@ -6,7 +6,7 @@
 pub mod pair;
 
 use mechanisms::mitosis::{Role, copies, role};
-use paging::frames::{NoFrame, NodePolicy, NodeSet, Watermark};
+use paging::frames::{NoFrame, NodeSet};
 use paging::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,15 +46,7 @@ impl TableFrames<HostPhys> for Pool {
                 return Ok(Hfn::new(frame));
             }
         }
-        Err(NoFrame {
-            frames: 1,
-            node: node.0,
-            policy: NodePolicy::Prefer,
-            watermark: Watermark::Normal,
-            free_on_node: 0,
-            free: 0,
-            blocks_on_node: 0,
-        })
+        Err(NoFrame::for_table(node, false))
     }
     fn free_table(&mut self, frame: Hfn) {
         assert!(self.out.remove(&frame.number()), "{frame:?} freed but not given out");

@@ -182,6 +182,22 @@ pub struct NoFrame {
     pub blocks_on_node: u64,
 }
 
+impl NoFrame {
+    /// No page for a table on `node`, nor elsewhere if not `strict`: of a source that does not count what is free.
+    pub const fn for_table(node: NodeId, strict: bool) -> NoFrame {
+        let policy = if strict { NodePolicy::Strict } else { NodePolicy::Prefer };
+        NoFrame {
+            frames: 1,
+            node: node.0,
+            policy,
+            watermark: Watermark::Normal,
+            free_on_node: 0,
+            free: 0,
+            blocks_on_node: 0,
+        }
+    }
+}
+
 /// A frame that cannot be freed, taken or changed as asked. A bug of the
 /// caller in nearly all cases.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

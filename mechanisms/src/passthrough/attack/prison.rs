@@ -9,7 +9,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
-use paging::frames::{NoFrame, NodeId, NodePolicy, Watermark};
+use paging::frames::{NoFrame, NodeId};
 use paging::sync::{AtomicU64, Ordering};
 use paging::{
     Addr, Arena, CachedTable, Cell, Check, Dim, Entry, Fault, Flags, Gfn, Gpa, GuestPhys, Hfn, HostLeaf,
@@ -57,15 +57,7 @@ struct GuestPool(Vec<Gfn>);
 
 impl TableFrames<GuestPhys> for GuestPool {
     fn alloc_table(&mut self, node: NodeId, _strict: bool) -> Result<Gfn, NoFrame> {
-        self.0.pop().ok_or(NoFrame {
-            frames: 1,
-            node: node.0,
-            policy: NodePolicy::Prefer,
-            watermark: Watermark::Normal,
-            free_on_node: 0,
-            free: 0,
-            blocks_on_node: 0,
-        })
+        self.0.pop().ok_or(NoFrame::for_table(node, false))
     }
     fn free_table(&mut self, frame: Gfn) {
         self.0.push(frame);
