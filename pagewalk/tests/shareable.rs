@@ -6,6 +6,15 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
+/// Removes a file when a test ends, however it ends.
+struct Gone(std::path::PathBuf);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Ends a process when a test does, however it ends.
 struct Ends(Child);
 
@@ -181,8 +190,11 @@ fn who_may_look_at_a_process_is_said() {
     };
     BufReader::new(python.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    // The build may be where only root may read.
+    let program = Gone(std::env::temp_dir().join(format!("pagewalk-looks-{}", std::process::id())));
+    std::fs::copy(env!("CARGO_BIN_EXE_pagewalk"), &program.0).unwrap();
     let refusal = |pid: u32| {
-        let mut look = Command::new(env!("CARGO_BIN_EXE_pagewalk"));
+        let mut look = Command::new(&program.0);
         look.args(["shareable", &pid.to_string()]);
         if root {
             look.uid(65534).gid(65534);
@@ -193,7 +205,10 @@ fn who_may_look_at_a_process_is_said() {
     };
     let closed = match refusal(python.0.id()) {
         Err(error) if root && std::io::Error::kind(&error) == ErrorKind::PermissionDenied => {
-            return skipped("user 65534 may not run the program", "build where all users may read");
+            return skipped(
+                "user 65534 may not run the program",
+                "let TMPDIR name a directory that all users may read",
+            );
         }
         refusal => refusal.unwrap(),
     };
