@@ -5,7 +5,7 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use capture_ring::{LaneWriter, Record, Room, Shape};
 
@@ -31,7 +31,9 @@ pub struct Vcpu {
     pub icount: u64,
     /// The count at the last access.
     last: u64,
-    /// Up to where in the lane records may go without asking.
+    /// Where in the lane the next record goes: its head, at hand.
+    at: u64,
+    /// Up to where in the lane records may go without asking; 0 without a lane.
     limit: u64,
     /// Accesses, when only they are counted.
     counted: u64,
@@ -63,6 +65,7 @@ impl Vcpu {
     const NEW: Vcpu = Vcpu {
         icount: 0,
         last: 0,
+        at: 0,
         limit: 0,
         counted: 0,
         quota: (0, false),
@@ -80,19 +83,21 @@ impl Vcpu {
     /// Records an access, if there is room and it is not long since the last one.
     #[inline(always)]
     fn try_record(&mut self, va: u64, shape: Shape, insn: u64) -> bool {
-        let Some(writer) = self.writer else { return false };
-        let at = writer.at();
-        if at >= self.limit {
-            std::hint::cold_path();
-            return false;
-        }
         let insns = insn.wrapping_sub(self.last);
         if insns > Record::INSNS {
             std::hint::cold_path();
             return false;
         }
-        writer.put(at, Record::new(va, shape, insns));
+        let at = self.at;
+        if at >= self.limit {
+            std::hint::cold_path();
+            return false;
+        }
+        // SAFETY: a limit above 0 is one that the writer gave. By reference: what is copied is loaded before it is needed.
+        let writer = unsafe { self.writer.as_ref().unwrap_unchecked() };
         self.last = insn;
+        self.at = at + 1;
+        writer.put(at, Record::new(va, shape, insns));
         true
     }
 
@@ -105,7 +110,9 @@ impl Vcpu {
         }
         let Some(writer) = self.writer else { return };
         let (lane, mut at) = (writer.lane(), writer.at());
-        match writer.room(at) {
+        // Two records: the access, and the gap before it.
+        let room = if at + 2 <= self.limit { Room::UpTo(self.limit) } else { writer.room(at) };
+        match room {
             Room::UpTo(limit) => {
                 self.limit = limit;
                 let mut insns = insn.wrapping_sub(self.last);
@@ -115,6 +122,7 @@ impl Vcpu {
                     (at, insns) = (at + 1, 0);
                 }
                 writer.put(at, Record::new(va, shape, insns));
+                self.at = at + 1;
             }
             Room::NotYet => {
                 if self.quota.0 == 0 {
@@ -225,12 +233,33 @@ pub extern "C" fn on_modify_per_vcpu(index: c_uint, info: u32, va: u64, user: *m
 /// the processor's buffers. Whatever is not ordinary starts again in [`access_slowly`], with the same arguments.
 #[inline(always)]
 fn access<const PER_VCPU: bool, const MODIFY: bool>(index: c_uint, info: u32, va: u64, user: *mut c_void) {
+    if index != 0 {
+        return access_of_another::<PER_VCPU, MODIFY>(index, info, va, user);
+    }
+    // Its address is a constant.
+    access_of::<PER_VCPU, MODIFY>(0, info, va, user);
+}
+
+/// The same, of a thread that is not the program's first.
+#[inline(never)]
+extern "C" fn access_of_another<const PER_VCPU: bool, const MODIFY: bool>(
+    index: c_uint,
+    info: u32,
+    va: u64,
+    user: *mut c_void,
+) {
+    access_of::<PER_VCPU, MODIFY>(index, info, va, user);
+}
+
+#[inline(always)]
+fn access_of<const PER_VCPU: bool, const MODIFY: bool>(index: c_uint, info: u32, va: u64, user: *mut c_void) {
     // SAFETY: QEMU calls from the vCPU's thread; no other reference is alive.
     let vcpu = unsafe { vcpu(index) };
-    let known = memo(info).load(Ordering::Relaxed);
-    if (known >> 32) as u32 != info {
+    let at = memo(info);
+    if MEMO.infos[at].load(Ordering::Acquire) != info {
         return access_slowly::<MODIFY>(index, info, va, user);
     }
+    let known = Shape::from_bits(MEMO.shapes[at].load(Ordering::Relaxed));
     let Some(shape) = shape::<MODIFY>(known) else { return load_half() };
     let count = if PER_VCPU { *instructions(index, vcpu) } else { vcpu.icount };
     if !vcpu.try_record(va, shape, count.wrapping_sub(user as u64)) {
@@ -249,13 +278,13 @@ extern "C" fn access_slowly<const MODIFY: bool>(index: c_uint, info: u32, va: u6
     vcpu.record_slowly(va, shape, insn);
 }
 
-/// From what is known of an access. `None` for the load of a modify, whose store is taken for both.
+/// Of an access that is known to be such a read or write. `None` for the load of a modify, whose store is taken for
+/// both.
 #[inline(always)]
-fn shape<const MODIFY: bool>(known: u64) -> Option<Shape> {
+fn shape<const MODIFY: bool>(known: Shape) -> Option<Shape> {
     let kind = if MODIFY { MODIFIED } else { READ };
-    let shape = Shape::from_bits(known as u16 | Shape::new(kind, 0).bits());
-    let is_load = known as u16 & Shape::new(WRITE, 0).bits() == 0;
-    (!MODIFY || !is_load).then_some(shape)
+    let is_load = known.bits() & Shape::new(WRITE, 0).bits() == 0;
+    (!MODIFY || !is_load).then_some(Shape::from_bits(known.bits() | Shape::new(kind, 0).bits()))
 }
 
 /// Stores were asked for and a load came: QEMU 7.2 compares the two off by one where it translates accesses (not
@@ -286,22 +315,41 @@ pub fn counted() -> u64 {
     TABLE.0[..started].iter().map(|cell| unsafe { (*cell.get()).counted }).sum()
 }
 
-/// What is known of some values of `info`: the value in the upper half, the [`Shape`] of a read or write in the lower. QEMU's encoding differs between releases, so it is asked once for each of the few values that occur.
-static MEMO: [AtomicU64; 64] = [const { AtomicU64::new(u64::MAX) }; 64];
-
-#[inline(always)]
-fn memo(info: u32) -> &'static AtomicU64 {
-    // The upper half of 2^32 divided by the golden ratio: values that differ in a few bits fall apart.
-    &MEMO[(info.wrapping_mul(0x9e37_79b9) >> 26) as usize]
+/// What is known of the few values of `info` that occur: QEMU's encoding differs between releases, so it is asked. Each
+/// has a place of its own for ever; one whose place is another's is asked about each time.
+struct Memo {
+    infos: [AtomicU32; 1 << MEMO_BITS],
+    /// As reads or writes.
+    shapes: [AtomicU16; 1 << MEMO_BITS],
 }
 
-fn describe(info: u32) -> u64 {
+const MEMO_BITS: u32 = 10;
+/// No `info`: their upper bits are 0.
+const NOBODYS: u32 = u32::MAX;
+const BEING_MADE: u32 = NOBODYS - 1;
+
+static MEMO: Memo = Memo {
+    infos: [const { AtomicU32::new(NOBODYS) }; 1 << MEMO_BITS],
+    shapes: [const { AtomicU16::new(0) }; 1 << MEMO_BITS],
+};
+
+#[inline(always)]
+fn memo(info: u32) -> usize {
+    // The upper half of 2^32 divided by the golden ratio: values that differ in a few bits fall apart.
+    (info.wrapping_mul(0x9e37_79b9) >> (32 - MEMO_BITS)) as usize
+}
+
+fn describe(info: u32) -> Shape {
     // SAFETY: plain questions about a value that QEMU has just given.
     let (store, size_log2) =
         unsafe { (ffi::qemu_plugin_mem_is_store(info), ffi::qemu_plugin_mem_size_shift(info) as u8) };
-    let store = if store { WRITE } else { READ };
-    let known = u64::from(info) << 32 | u64::from(Shape::new(store, size_log2).bits());
-    memo(info).store(known, Ordering::Relaxed);
+    let known = Shape::new(if store { WRITE } else { READ }, size_log2);
+    let place = &MEMO.infos[memo(info)];
+    // The shape before the value that stands for it.
+    if place.compare_exchange(NOBODYS, BEING_MADE, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        MEMO.shapes[memo(info)].store(known.bits(), Ordering::Relaxed);
+        place.store(info, Ordering::Release);
+    }
     known
 }
 

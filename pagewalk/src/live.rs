@@ -19,7 +19,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use trace::capture::{
-    self, Afterwards, CaptureOptions, Fetches, Layout, LiveSource, Pages, Snapshot, Start, Summary,
+    self, Afterwards, CaptureOptions, Fetches, Layout, LiveSource, Snapshot, Start, Summary,
 };
 
 /// What is printed of a recording.
@@ -222,7 +222,6 @@ const RENEW: Duration = Duration::from_millis(200);
 struct Watched<'a> {
     source: &'a mut LiveSource,
     line: Line,
-    pages: Option<Pages>,
     accesses: u64,
     /// When the line was renewed, and how many accesses there had been.
     renewed: (Instant, u64),
@@ -230,18 +229,18 @@ struct Watched<'a> {
 
 impl<'a> Watched<'a> {
     fn new(source: &'a mut LiveSource, line: Line) -> Watched<'a> {
-        Watched { source, line, pages: None, accesses: 0, renewed: (Instant::now(), 0) }
+        Watched { source, line, accesses: 0, renewed: (Instant::now(), 0) }
     }
 
     fn look(&mut self, block: &Block) {
-        let Some(pages) = &mut self.pages else { return };
-        block.accesses.iter().for_each(|access| pages.add(access));
-        block.events.iter().for_each(|event| pages.apply(event));
+        if !self.line.is_visible() {
+            return;
+        }
         self.accesses += block.accesses.len() as u64;
         let since = self.renewed.0.elapsed();
         if since >= RENEW {
             let rate = (self.accesses - self.renewed.1) as f64 / since.as_secs_f64();
-            self.line.show(|| progress(self.accesses, pages.count(), rate));
+            self.line.show(|| progress(self.accesses, self.source.pages(), rate));
             self.renewed = (Instant::now(), self.accesses);
         }
     }
@@ -249,10 +248,11 @@ impl<'a> Watched<'a> {
 
 impl Source for Watched<'_> {
     fn setup(&mut self) -> Result<Setup, SourceError> {
-        let setup = self.source.setup()?;
         // Nobody sees a hidden line, and counting pages costs time.
-        self.pages = self.line.is_visible().then(|| Pages::new(&setup));
-        Ok(setup)
+        if self.line.is_visible() {
+            self.source.count_pages();
+        }
+        self.source.setup()
     }
 
     fn is_live(&self) -> bool {

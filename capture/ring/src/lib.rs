@@ -83,9 +83,10 @@ impl Record {
     pub fn insns(self) -> u16 {
         (self.0 & Record::INSNS) as u16
     }
+    /// Whether it is a gap: the size is in the uppermost of the sixteen bits below the address.
     #[inline(always)]
-    fn as_gap(self) -> Option<u16> {
-        (self.size_log2() == Record::GAP).then_some(self.va() as u16)
+    fn is_gap(self) -> bool {
+        self.0 as u16 >= u16::from(Record::GAP) << 13
     }
 }
 
@@ -106,9 +107,10 @@ impl Shape {
     pub fn bits(self) -> u16 {
         self.0
     }
-    /// The other way.
+    /// The other way: of what [`Shape::bits`] gave, one or several of one size.
     #[inline(always)]
     pub fn from_bits(bits: u16) -> Shape {
-        Shape(bits & Shape::MASK)
+        debug_assert!(bits & !Shape::MASK == 0, "{bits:#x} is no shape");
+        Shape(bits)
     }
 }

@@ -59,7 +59,7 @@ impl<'a> LaneWriter<'a> {
         self.lane.head.store(at + 1, Ordering::Release);
     }
 
-    /// Waits until two records may be written at `at`: an access and the gap before it.
+    /// Waits until records may be written at `at`, many of them.
     pub fn room(&self, at: u64) -> Room {
         let header = self.shared.header();
         let mut waited = 0_u32;
@@ -71,9 +71,8 @@ impl<'a> LaneWriter<'a> {
                 return Room::NotYet;
             }
             let free = self.lane.tail.load(Ordering::Acquire) + LANE_RECORDS as u64 - at;
-            // Once it was full, wait for a quarter: else the two would meet at every record.
-            let wanted = if waited == 0 { 2 } else { LANE_RECORDS as u64 / 4 };
-            if free >= wanted {
+            // A quarter at least: else the two would meet at every few records once the lane is full.
+            if free >= LANE_RECORDS as u64 / 4 {
                 return Room::UpTo(at + free);
             }
             waited += 1;

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::Record;
-use crate::layout::{LANE_RECORDS, LOG_WORDS};
+use crate::layout::{LANE_RECORDS, LOG_WORDS, Slot};
 use crate::memory::Shared;
 use crate::message::Message;
 
@@ -53,38 +53,73 @@ impl LaneReader {
         self.head = head.clamp(self.head, self.tail + LANE_RECORDS as u64);
         (self.index as u32, self.head)
     }
-    /// Takes `n` records, at most [`LaneReader::ready`]: the accesses among them, with the instructions since
-    /// the one before.
-    pub fn take(&mut self, shared: &Shared, n: usize, mut each: impl FnMut(Record, u16)) {
+    /// Takes `n` records, at most [`LaneReader::ready`]: folds the accesses among them, each with the instructions
+    /// since the one before. How many accesses they were, and what was made of them.
+    ///
+    /// A fold, so that what is made of them stays in registers.
+    #[inline(always)]
+    pub fn fold<T>(
+        &mut self,
+        shared: &Shared,
+        n: usize,
+        mut made: T,
+        mut each: impl FnMut(T, Record, u16) -> T,
+    ) -> (usize, T) {
         let n = n.min(self.ready() as usize);
         let slots = shared.slots(self.index);
         let at = self.tail as usize % LANE_RECORDS;
         let first = n.min(LANE_RECORDS - at);
-        let mut gap = self.gap;
+        let gaps = self.gaps;
         for part in [&slots[at..at + first], &slots[..n - first]] {
-            for slot in part {
-                let record = Record(slot.load(Ordering::Relaxed));
-                if let Some(insns) = record.as_gap() {
-                    gap = gap.saturating_add(insns.into());
-                    self.gaps += 1;
-                    continue;
-                }
-                let insns = (u32::from(record.insns()).saturating_add(gap)).min(u16::MAX.into());
-                gap = 0;
-                each(record, insns as u16);
-            }
+            made = self.fold_part(part, made, &mut each);
         }
-        self.gap = gap;
         self.tail += n as u64;
         shared.lane(self.index).tail.store(self.tail, Ordering::Release);
+        (n - (self.gaps - gaps) as usize, made)
     }
+
+    #[inline(always)]
+    fn fold_part<T>(
+        &mut self,
+        mut part: &[Slot],
+        mut made: T,
+        each: &mut impl FnMut(T, Record, u16) -> T,
+    ) -> T {
+        loop {
+            // Gaps are rare: between them there is nothing to add up.
+            if self.gap == 0 {
+                let mut taken = 0;
+                for slot in part {
+                    let record = Record(slot.load(Ordering::Relaxed));
+                    if record.is_gap() {
+                        break;
+                    }
+                    made = each(made, record, record.insns());
+                    taken += 1;
+                }
+                part = &part[taken..];
+            }
+            let Some((slot, rest)) = part.split_first() else { return made };
+            part = rest;
+            let record = Record(slot.load(Ordering::Relaxed));
+            if record.is_gap() {
+                self.gap = self.gap.saturating_add(u32::from(record.va() as u16));
+                self.gaps += 1;
+            } else {
+                let insns = u32::from(record.insns()).saturating_add(self.gap).min(u16::MAX.into());
+                self.gap = 0;
+                made = each(made, record, insns as u16);
+            }
+        }
+    }
+
     /// Accesses ever written to the lane, and how many of them have not been read.
     pub fn accesses(&self, shared: &Shared) -> (u64, u64) {
         let head = shared.lane(self.index).head.load(Ordering::Acquire);
         let unread = head.saturating_sub(self.tail).min(LANE_RECORDS as u64);
         let slots = shared.slots(self.index);
         let is_access =
-            |at: &u64| Record(slots[*at as usize % LANE_RECORDS].load(Ordering::Relaxed)).as_gap().is_none();
+            |at: &u64| !Record(slots[*at as usize % LANE_RECORDS].load(Ordering::Relaxed)).is_gap();
         let unread = (self.tail..self.tail + unread).filter(is_access).count() as u64;
         (self.tail - self.gaps + unread, unread)
     }

@@ -45,11 +45,12 @@ fn lanes_lose_nothing_though_they_are_full_most_of_the_time() {
             for reader in &mut readers {
                 let (lane, mut at) = (reader.index() as u64, reader.tail());
                 let n = reader.look(&shared) as usize;
-                reader.take(&shared, n.min(1000), |got, insns| {
+                let begun = at;
+                let (accesses, ()) = reader.fold(&shared, n.min(1000), (), |(), got, insns| {
                     assert_eq!((got, insns), (record(lane, at), got.insns()));
                     at += 1;
                 });
-                assert_eq!(at, reader.tail());
+                assert_eq!((at, begun + accesses as u64), (reader.tail(), at));
             }
         }
     });
@@ -82,7 +83,7 @@ fn a_message_sees_what_was_written_before_it() {
             while reader.tail() < cut {
                 assert!(reader.look(&shared) > 0, "a record below the cut is missing");
                 let n = reader.ready().min(cut - reader.tail());
-                reader.take(&shared, n as usize, |_, _| {});
+                reader.fold(&shared, n as usize, (), |(), _, _| {});
             }
             messages += 1;
         }
@@ -126,9 +127,13 @@ fn gaps_count_for_the_next_access_and_are_none() {
     assert_eq!(reader.accesses(&shared), (4, 4));
     let mut seen = Vec::new();
     // A gap and its access need not come at once.
-    for n in [2, 2, 3] {
+    for (n, accesses) in [(2, 1), (2, 1), (3, 2)] {
         reader.look(&shared);
-        reader.take(&shared, n, |record, insns| seen.push((record, insns)));
+        let taken = reader.fold(&shared, n, 0, |taken, record, insns| {
+            seen.push((record, insns));
+            taken + 1
+        });
+        assert_eq!(taken, (accesses, accesses));
     }
     assert_eq!(seen, [(access, 5), (access, 3005), (access, u16::MAX), (access, 5)]);
     assert_eq!(reader.accesses(&shared), (4, 0));

@@ -16,6 +16,7 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 
 use super::live::{Engine, Trouble};
 use super::merge::Counts;
+use super::pages::Pages;
 use super::{CaptureOptions, Fetches, Start};
 use crate::{Format, OpenOptions, TraceSource};
 
@@ -32,6 +33,7 @@ pub(super) struct Lackey {
     /// Accesses that were read with the last one that was passed over.
     ahead: Block,
     over: bool,
+    pages: Option<Pages>,
 }
 
 impl std::fmt::Debug for Lackey {
@@ -105,6 +107,7 @@ impl Lackey {
             counts: Counts::default(),
             ahead: Block::new(),
             over: false,
+            pages: None,
         };
         Ok((lackey, child))
     }
@@ -166,6 +169,9 @@ impl Engine for Lackey {
         let taken = block.accesses.len() as u64;
         self.wanted -= taken;
         self.counts.delivered += taken;
+        if let Some(pages) = &mut self.pages {
+            block.accesses.iter().for_each(|access| pages.add(0, access.va.raw()));
+        }
         self.counts.dropped += here - taken;
         self.over = more == More::No || self.is_enough();
         Ok(if self.over { More::No } else { More::Yes })
@@ -195,5 +201,13 @@ impl Engine for Lackey {
 
     fn layout(&self) -> String {
         "addresses as in Valgrind, threads not told apart".into()
+    }
+
+    fn count_pages(&mut self) {
+        self.pages = Some(Pages::new());
+    }
+
+    fn pages(&self) -> u64 {
+        self.pages.as_ref().map_or(0, Pages::count)
     }
 }

@@ -29,6 +29,10 @@ pub(super) trait Engine: std::fmt::Debug + Send {
     fn escapes(&self) -> Vec<String>;
     /// How addresses differ from native ones, in a sentence.
     fn layout(&self) -> String;
+    /// From now on different pages are counted; before the first [`Engine::fill`].
+    fn count_pages(&mut self);
+    /// What [`Engine::count_pages`] has counted.
+    fn pages(&self) -> u64;
 }
 
 /// Why a capture cannot go on, and what to do about it.
@@ -152,6 +156,16 @@ impl LiveSource {
     /// How addresses of the stream differ from native ones, in a sentence.
     pub fn layout(&self) -> String {
         self.engine.layout()
+    }
+
+    /// Different 4 KiB pages are to be counted; to be called before the first access is taken.
+    pub fn count_pages(&mut self) {
+        self.engine.count_pages();
+    }
+
+    /// Different 4 KiB pages that were accessed, if they are counted; the same address in two processes is two.
+    pub fn pages(&self) -> u64 {
+        self.engine.pages()
     }
 
     /// Ends the capture, waits for the program, and says how it went. After an interruption, or at the limit if the

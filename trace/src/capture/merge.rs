@@ -13,6 +13,7 @@ use paging::Va;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::live::Trouble;
+use super::pages::Pages;
 use super::rebase::Lookup;
 use super::space::{Layout, Space};
 
@@ -37,6 +38,8 @@ struct Process {
     space: Space,
     lookup: Lookup,
     threads: Vec<Thread>,
+    /// Accesses on their way into a block: each push into one would look whether there is room.
+    row: Box<[Access; BLOCK]>,
     /// To see when it ends.
     handle: Option<OwnedFd>,
     dead: bool,
@@ -72,6 +75,8 @@ pub struct Merge {
     /// How many accesses are still wanted.
     pub wanted: u64,
     pub counts: Counts,
+    /// Different pages, if they are to be counted.
+    pub pages: Option<Pages>,
     /// Programs that ran natively, and why.
     pub escapes: Vec<String>,
 }
@@ -100,6 +105,7 @@ impl Merge {
             turn: 0,
             wanted: u64::MAX,
             counts: Counts::default(),
+            pages: None,
             escapes: Vec::new(),
         };
         merge.add_process(0, Space::default());
@@ -114,6 +120,7 @@ impl Merge {
             space,
             lookup: Lookup::default(),
             threads: Vec::new(),
+            row: Box::new([Access::default(); BLOCK]),
             handle: None,
             dead: false,
         });
@@ -192,7 +199,7 @@ impl Merge {
     fn advance(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Trouble> {
         let process = &mut self.processes[at];
         process.look(shared)?;
-        let moved = process.take(shared, block, &mut self.counts, &mut self.wanted);
+        let moved = process.take(shared, block, &mut self.counts, &mut self.wanted, &mut self.pages);
         Ok(self.finish_turn(shared, at, block)? || moved)
     }
 
@@ -390,7 +397,14 @@ impl Process {
         })
     }
 
-    fn take(&mut self, shared: &Shared, block: &mut Block, counts: &mut Counts, wanted: &mut u64) -> bool {
+    fn take(
+        &mut self,
+        shared: &Shared,
+        block: &mut Block,
+        counts: &mut Counts,
+        wanted: &mut u64,
+        pages: &mut Option<Pages>,
+    ) -> bool {
         let ready = self.threads.iter().filter(|t| t.reader.ready() > 0).count();
         let turn = (BLOCK / ready.max(1)).max(TURN);
         let mut moved = false;
@@ -405,20 +419,24 @@ impl Process {
                 continue;
             }
             moved = true;
-            let before = block.accesses.len();
             let index = thread.index.unwrap_or(0);
-            let (lookup, rebase) = (&mut self.lookup, &self.space.rebase);
-            let mut emulators = 0;
-            // Into places that are there: each push would look whether there is room.
-            block.accesses.resize(before + n, Access::default());
-            let places = &mut block.accesses[before..];
-            let mut taken = 0;
-            thread.reader.take(shared, n, |record: Record, insns| {
-                let Some(va) = lookup.address(rebase, record.va()) else {
-                    emulators += 1;
-                    return;
+            let (lookup, rebase, row) = (&mut self.lookup, &self.space.rebase, &mut *self.row);
+            let process = self.index;
+            let (accesses, taken) = thread.reader.fold(shared, n, 0, |taken, record: Record, insns| {
+                let va = match lookup.recent(record.va()) {
+                    Some(va) => va,
+                    None => match lookup.look_up(rebase, record.va()) {
+                        Some(va) => {
+                            // Pages that are known have been counted.
+                            if let Some(pages) = pages {
+                                pages.add(process, va);
+                            }
+                            va
+                        }
+                        None => return taken,
+                    },
                 };
-                places[taken] = Access {
+                row[taken % BLOCK] = Access {
                     va: Va::new(va),
                     insns,
                     thread: index,
@@ -427,10 +445,10 @@ impl Process {
                     flags: 0,
                     reserved: 0,
                 };
-                taken += 1;
+                taken + 1
             });
-            block.accesses.truncate(before + taken);
-            let delivered = taken as u64;
+            block.accesses.extend_from_slice(&row[..taken]);
+            let (delivered, emulators) = (taken as u64, (accesses - taken) as u64);
             counts.delivered += delivered;
             counts.emulators += emulators;
             *wanted -= delivered;

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 pub use live::{LiveSource, Summary};
 pub use maps::{Line, Mode};
-pub use pages::Pages;
+pub(crate) use pages::Pages;
 pub use relaid::Relaid;
 pub use snapshot::{Advice, Mapping, Run, Snapshot, snapshot};
 pub use space::Layout;

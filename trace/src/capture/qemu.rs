@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use capture_ring::Shared;
+use capture_ring::{LANE_RECORDS, Shared};
 use machine::input::{Block, More, Setup, ThreadSetup};
 
 use super::live::{Engine, Trouble};
 use super::merge::{Counts, Merge};
+use super::pages::Pages;
 use super::{CaptureOptions, Layout, Start};
 
-/// How long to sleep when the program has produced nothing.
-const NAP: Duration = Duration::from_micros(50);
+/// How long to sleep when the program has produced nothing, at least and at most. In the longest, the fastest programs
+/// fill a lane; waking up often is what a slow one costs.
+const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(400));
 /// After how many naps to see who is still alive.
 const CHECK: u32 = 20;
 
@@ -30,6 +32,9 @@ pub(super) struct Qemu {
     /// The signal to begin at has come.
     begin: Arc<AtomicBool>,
     naps: u32,
+    nap: Duration,
+    /// Accesses that had been taken at the last nap.
+    taken: u64,
     over: bool,
 }
 
@@ -45,7 +50,18 @@ impl Qemu {
         let mut merge = Merge::new(&shared, options.layout.clone());
         merge.wanted = options.limit.unwrap_or(u64::MAX);
         let (start, layout) = (options.start.clone(), options.layout.clone());
-        Qemu { shared, _memory: memory, merge, start, layout, begin, naps: 0, over: false }
+        Qemu {
+            shared,
+            _memory: memory,
+            merge,
+            start,
+            layout,
+            begin,
+            naps: 0,
+            nap: NAPS.0,
+            taken: 0,
+            over: false,
+        }
     }
 
     /// The program runs, as this process.
@@ -61,7 +77,14 @@ impl Qemu {
             }
             self.merge.check();
         }
-        std::thread::sleep(NAP);
+        let delivered = self.merge.counts.delivered;
+        let taken = (delivered - std::mem::replace(&mut self.taken, delivered)) as usize;
+        if taken < LANE_RECORDS / 8 {
+            self.nap = (2 * self.nap).min(NAPS.1);
+        } else if taken > LANE_RECORDS / 4 {
+            self.nap = (self.nap / 2).max(NAPS.0);
+        }
+        std::thread::sleep(self.nap);
         Ok(())
     }
 
@@ -154,6 +177,14 @@ impl Engine for Qemu {
                 snapshot.pid
             ),
         }
+    }
+
+    fn count_pages(&mut self) {
+        self.merge.pages = Some(Pages::new());
+    }
+
+    fn pages(&self) -> u64 {
+        self.merge.pages.as_ref().map_or(0, Pages::count)
     }
 }
 

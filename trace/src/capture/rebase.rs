@@ -228,10 +228,10 @@ impl Ranges {
 /// Addresses of accesses, translated fast: most go where one of the last few went.
 #[derive(Clone, Debug)]
 pub struct Lookup {
+    /// Pages: number, distance.
+    pages: [(u64, u64); PAGES],
     /// The last large stretch: start, length, distance.
     large: (u64, u64, u64),
-    /// Pages in others: number, distance.
-    pages: Box<[(u64, u64); PAGES]>,
 }
 
 const PAGES: usize = 256;
@@ -241,7 +241,7 @@ const NONE: u64 = u64::MAX;
 
 impl Default for Lookup {
     fn default() -> Lookup {
-        Lookup { large: (0, 0, 0), pages: Box::new([(NONE, 0); PAGES]) }
+        Lookup { pages: [(NONE, 0); PAGES], large: (0, 0, 0) }
     }
 }
 
@@ -254,26 +254,29 @@ impl Lookup {
     /// The native address; `None` if the access is not the program's. Unchanged where nothing is known.
     #[inline(always)]
     pub fn address(&mut self, rebase: &Rebase, guest: u64) -> Option<u64> {
-        if guest.wrapping_sub(self.large.0) < self.large.1 {
-            return Some(guest.wrapping_add(self.large.2));
-        }
-        let (page, delta) = self.pages[(guest >> 12) as usize % PAGES];
-        if page == guest >> 12 {
-            return Some(guest.wrapping_add(delta));
-        }
-        self.miss(rebase, guest)
+        self.recent(guest).or_else(|| self.look_up(rebase, guest))
     }
-    #[cold]
+    /// The native address in one of the last pages.
+    #[inline(always)]
+    pub fn recent(&self, guest: u64) -> Option<u64> {
+        let (page, delta) = self.pages[(guest >> 12) as usize % PAGES];
+        (page == guest >> 12).then(|| guest.wrapping_add(delta))
+    }
+    /// As [`Lookup::address`], for a page that was not one of the last.
     #[inline(never)]
-    fn miss(&mut self, rebase: &Rebase, guest: u64) -> Option<u64> {
-        let Some((start, end, delta)) = rebase.around(guest) else {
-            return (!rebase.is_emulators(guest)).then_some(guest);
-        };
-        if end - start >= LARGE {
+    pub fn look_up(&mut self, rebase: &Rebase, guest: u64) -> Option<u64> {
+        if guest.wrapping_sub(self.large.0) >= self.large.1 {
+            let Some((start, end, delta)) = rebase.around(guest) else {
+                return (!rebase.is_emulators(guest)).then_some(guest);
+            };
+            if end - start < LARGE {
+                self.pages[(guest >> 12) as usize % PAGES] = (guest >> 12, delta);
+                return Some(guest.wrapping_add(delta));
+            }
             self.large = (start, end - start, delta);
         }
-        self.pages[(guest >> 12) as usize % PAGES] = (guest >> 12, delta);
-        Some(guest.wrapping_add(delta))
+        self.pages[(guest >> 12) as usize % PAGES] = (guest >> 12, self.large.2);
+        Some(guest.wrapping_add(self.large.2))
     }
 }
 

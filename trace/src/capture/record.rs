@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use machine::input::{Block, More, Source};
 
-use super::pages::Pages;
 use super::{CaptureError, LiveSource, Summary};
 use crate::{About, ParquetWriter, Written};
 
@@ -35,6 +34,8 @@ pub struct Recorded {
 
 /// How often progress is reported.
 const REPORT: Duration = Duration::from_millis(200);
+/// Full blocks after which the clock is looked at.
+const LOOK: u32 = 64;
 
 /// Stores what a program does in a trace of Pagewalk's own format, and reports
 /// how it goes a few times a second. If it is interrupted, the trace is what had been seen; if it is
@@ -47,27 +48,30 @@ pub fn record(
     path: &Path,
     mut progress: impl FnMut(&Progress),
 ) -> Result<Recorded, CaptureError> {
+    source.count_pages();
     let setup = source.setup()?;
     let about = About {
         command: Some(source.command().to_owned()),
         tool: format!("pagewalk {}; {}; {}", env!("CARGO_PKG_VERSION"), source.emulator(), source.layout()),
     };
     let mut writer = ParquetWriter::create(path, &setup, about)?;
-    let mut pages = Pages::new(&setup);
     let mut block = Block::new();
     let begun = Instant::now();
     let mut last = Progress { accesses: 0, pages: 0, elapsed: Duration::ZERO, rate: 0.0 };
-    let mut accesses = 0;
+    let (mut accesses, mut full) = (0, 0);
     loop {
         let more = source.fill(&mut block)?;
-        block.accesses.iter().for_each(|access| pages.add(access));
-        block.events.iter().for_each(|event| pages.apply(event));
         accesses += block.accesses.len() as u64;
         writer.write(&block)?;
+        full = if block.room() == 0 { full + 1 } else { LOOK };
+        if full < LOOK && more == More::Yes {
+            continue;
+        }
+        full = 0;
         let elapsed = begun.elapsed();
         if elapsed - last.elapsed >= REPORT || more == More::No {
             let rate = (accesses - last.accesses) as f64 / (elapsed - last.elapsed).as_secs_f64().max(1e-9);
-            last = Progress { accesses, pages: pages.count(), elapsed, rate };
+            last = Progress { accesses, pages: source.pages(), elapsed, rate };
             progress(&last);
         }
         if more == More::No {
@@ -75,6 +79,6 @@ pub fn record(
         }
     }
     // The file first: the program may take its time to end.
-    let written = writer.finish()?;
-    Ok(Recorded { written, summary: source.finish()?, pages: pages.count() })
+    let (written, pages) = (writer.finish()?, source.pages());
+    Ok(Recorded { written, summary: source.finish()?, pages })
 }

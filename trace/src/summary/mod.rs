@@ -90,17 +90,22 @@ pub fn info(path: &Path, options: &OpenOptions, extent: Extent) -> Result<Info, 
 }
 
 fn counted(source: &mut dyn TraceSource, setup: &Setup) -> Result<Counted, SourceError> {
-    let mut pages = Pages::new(setup);
+    let mut pages = Pages::new();
+    let mut threads: Vec<u16> = setup.threads.iter().map(|thread| thread.process).collect();
     let mut counted =
         Counted { processes: setup.processes.len(), threads: setup.threads.len(), ..Counted::default() };
     let mut block = Block::new();
     loop {
         let more = source.fill(&mut block)?;
         counted.accesses += block.accesses.len() as u64;
-        block.accesses.iter().for_each(|access| pages.add(access));
+        for access in &block.accesses {
+            pages.add(threads.get(usize::from(access.thread)).copied().unwrap_or(0), access.va.raw());
+        }
         for event in &block.events {
-            pages.apply(event);
-            counted.threads += usize::from(matches!(event, Event::Spawn { .. }));
+            if let Event::Spawn { process, .. } = event {
+                threads.push(*process);
+                counted.threads += 1;
+            }
             counted.processes += usize::from(matches!(event, Event::Fork { .. }));
         }
         if more == More::No {
