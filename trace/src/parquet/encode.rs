@@ -6,10 +6,9 @@
 //! <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
 
 use super::pack::{Dictionary, levels};
-use super::places::Places;
+use super::places::Addresses;
 use super::split::Streams;
 use bytes::Bytes;
-use machine::input::Access;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::page::{CompressedPage, Page, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
@@ -28,7 +27,8 @@ pub(super) type Chunk = (Bytes, ColumnCloseResult);
 /// Encodes the columns of a row group but the events; keeps what it needs for that.
 pub(super) struct Encoder {
     streams: Streams,
-    places: Places,
+    /// The dictionary of addresses.
+    values: Vec<u64>,
     dictionaries: [Dictionary; SMALL],
     addresses: Pages,
     /// The least and the largest address.
@@ -159,7 +159,7 @@ impl Encoder {
     pub(super) fn new(level: i32) -> Result<Encoder> {
         Ok(Encoder {
             streams: Streams::default(),
-            places: Places::new(),
+            values: Vec::new(),
             dictionaries: Default::default(),
             addresses: Pages::default(),
             bounds: (u64::MAX, 0),
@@ -176,17 +176,17 @@ impl Encoder {
     }
 
     /// Adds a page to each column.
-    pub(super) fn add(&mut self, accesses: &[Access]) -> Result<()> {
-        let rows = accesses.len();
-        let addresses = accesses.iter().map(|a| a.va.raw());
-        if self.places.page(rows, addresses.clone(), &mut self.plain) {
+    pub(super) fn add(&mut self, addresses: &Addresses, small: &[u64]) -> Result<()> {
+        let rows = small.len();
+        self.values.extend_from_slice(&addresses.new);
+        if addresses.pack(&mut self.plain).is_some() {
             self.addresses.add(&mut self.zstd, &self.plain, Encoding::RLE_DICTIONARY, rows)?;
         } else {
-            self.bounds = bounds(self.bounds, addresses);
-            self.streams.fill(accesses, |a| a.va.raw());
+            self.bounds = bounds(self.bounds, &addresses.plain);
+            self.streams.fill(&addresses.plain);
             self.addresses.add(&mut self.zstd, self.streams.all(), Encoding::BYTE_STREAM_SPLIT, rows)?;
         }
-        self.streams.fill(accesses, small);
+        self.streams.fill(small);
         for (i, (pages, dictionary)) in self.small.iter_mut().zip(&mut self.dictionaries).enumerate() {
             let (low, high) = STREAMS[i];
             dictionary.page(self.streams.byte(low), high.map(|at| self.streams.byte(at)), &mut self.plain);
@@ -210,9 +210,8 @@ impl Encoder {
     pub(super) fn close(&mut self, schema: &SchemaDescriptor) -> Result<Vec<Chunk>> {
         let rows = std::mem::take(&mut self.rows);
         let mut chunks = Vec::with_capacity(1 + SMALL);
-        let addresses = self.places.values();
-        let (least, most) =
-            bounds(std::mem::replace(&mut self.bounds, (u64::MAX, 0)), addresses.iter().copied());
+        let addresses = &self.values;
+        let (least, most) = bounds(std::mem::replace(&mut self.bounds, (u64::MAX, 0)), addresses);
         let statistics = Statistics::int64(Some(least as i64), Some(most as i64), None, Some(0), false);
         self.plain.clear();
         self.plain.extend(addresses.iter().flat_map(|va| va.to_le_bytes()));
@@ -220,7 +219,7 @@ impl Encoder {
         let dictionary = used.then_some((self.plain.as_slice(), addresses.len()));
         let column = schema.column(0);
         chunks.push(self.addresses.close(&mut self.zstd, column, rows, dictionary, Some(statistics))?);
-        self.places.clear();
+        self.values.clear();
         for (i, (pages, dictionary)) in self.small.iter_mut().zip(&mut self.dictionaries).enumerate() {
             self.plain.clear();
             self.plain.extend(dictionary.values().flat_map(|v| u32::from(v).to_le_bytes()));
@@ -232,21 +231,10 @@ impl Encoder {
     }
 }
 
-/// The small columns in one word, as they lie in memory.
-#[inline(always)]
-fn small(a: &Access) -> u64 {
-    u64::from(a.insns)
-        | u64::from(a.thread) << 16
-        | (a.kind as u64) << 32
-        | u64::from(a.size_log2) << 40
-        | u64::from(a.flags) << 48
-        | u64::from(a.reserved) << 56
-}
-
-/// Which bytes of [`small`] each column is in the schema's order: the low one, and the high one if there is one.
+/// Which bytes of a row's word each small column is in the schema's order: the low one, and the high one if there is one.
 const STREAMS: [(usize, Option<usize>); SMALL] =
     [(0, Some(1)), (2, Some(3)), (4, None), (5, None), (6, None)];
 
-fn bounds(known: (u64, u64), addresses: impl Iterator<Item = u64>) -> (u64, u64) {
-    addresses.fold(known, |(least, most), va| (least.min(va), most.max(va)))
+fn bounds(known: (u64, u64), addresses: &[u64]) -> (u64, u64) {
+    addresses.iter().fold(known, |(least, most), &va| (least.min(va), most.max(va)))
 }

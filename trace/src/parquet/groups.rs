@@ -22,7 +22,7 @@ use std::sync::Arc;
 /// Rows of a page: 512 KiB of addresses.
 pub(super) const PAGE: usize = 1 << 16;
 /// Rows of a row group.
-const GROUP: usize = 16 * PAGE;
+pub(super) const GROUP: usize = 16 * PAGE;
 /// zstd's fastest level but for those that hardly compress: the default, 3, gains 5 % and costs twice the time.
 const ZSTD: i32 = 1;
 /// A footer for the case of a kill is put after this many times its own size.
@@ -98,12 +98,12 @@ impl Groups {
     /// Appends a page, of [`PAGE`] rows but for the last.
     pub(super) fn add(&mut self, page: &mut Page) -> Result<(), SourceError> {
         self.before.append(&mut page.before);
-        if page.accesses.is_empty() {
+        if page.small.is_empty() {
             return Ok(());
         }
         let first = self.encoder.rows();
         self.events.extend(page.events.drain(..).map(|(row, events)| (first + row, events)));
-        let added = self.encoder.add(&page.accesses).and_then(|()| {
+        let added = self.encoder.add(&page.addresses, &page.small).and_then(|()| {
             if self.encoder.rows() < GROUP {
                 return Ok(());
             }

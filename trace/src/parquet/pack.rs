@@ -102,31 +102,32 @@ fn varint(mut n: u64, out: &mut Vec<u8>) {
     out.push(n as u8);
 }
 
-/// The lowest `width` bits of each value, in groups of eight; the last group is filled up.
+/// The lowest `width` bits of each value, 1, 2, 4 or 8, in groups of eight; the last group is filled up.
 fn pack(values: &[u8], width: u32, out: &mut Vec<u8>) {
-    let (mut at, bytes) = (out.len(), width as usize);
-    let end = at + values.len().div_ceil(8) * bytes;
-    // Each group is stored as eight bytes, of which the next one overwrites what is too much.
-    out.resize(end + 8, 0);
-    let mut store = |group: [u8; 8]| {
-        out[at..at + 8].copy_from_slice(&squeeze(u64::from_le_bytes(group), width).to_le_bytes());
-        at += bytes;
-    };
-    let (groups, rest) = values.as_chunks::<8>();
-    groups.iter().for_each(|group| store(*group));
-    if !rest.is_empty() {
-        store(std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0)));
+    let end = out.len() + values.len().div_ceil(8) * width as usize;
+    match width {
+        8 => out.extend_from_slice(values),
+        4 => halve::<4>(values, out),
+        2 => pack(&halves::<2>(values), 4, out),
+        _ => pack(&halves::<1>(values), 2, out),
     }
-    out.truncate(end);
+    out.resize(end, 0);
 }
 
-/// Eight bytes, each less than 2^`width`, as eight numbers of that width: pairs, fours, all.
-#[inline(always)]
-fn squeeze(bytes: u64, width: u32) -> u64 {
-    const LOW: [u64; 2] = [0x00ff_00ff_00ff_00ff, 0x0000_ffff_0000_ffff];
-    let pairs = bytes & LOW[0] | (bytes & !LOW[0]) >> (8 - width);
-    let fours = pairs & LOW[1] | (pairs & !LOW[1]) >> (16 - 2 * width);
-    fours & 0xffff_ffff | fours >> 32 << (4 * width)
+fn halves<const WIDTH: u32>(values: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(values.len().div_ceil(2));
+    halve::<WIDTH>(values, &mut out);
+    out
+}
+
+/// Two values of so many bits into a byte each: a loop that compilers make wide instructions of.
+fn halve<const WIDTH: u32>(values: &[u8], out: &mut Vec<u8>) {
+    let (pairs, rest) = values.as_chunks();
+    out.extend(pairs.iter().map(|&pair| {
+        let both = u16::from_le_bytes(pair);
+        (both | both >> (8 - WIDTH)) as u8
+    }));
+    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]

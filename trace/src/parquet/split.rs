@@ -17,18 +17,19 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Takes the words of these items apart.
-    pub(super) fn fill<T>(&mut self, items: &[T], word: impl Fn(&T) -> u64) {
-        self.words = items.len();
+    /// Takes these words apart.
+    pub(super) fn fill(&mut self, words: &[u64]) {
+        self.words = words.len();
         self.bytes.resize(8 * self.words, 0);
         let mut tile = [[0; TILE]; 8];
-        for (t, part) in items.chunks(TILE).enumerate() {
-            for (at, items) in part.chunks(LANES).enumerate() {
-                let mut words = [0; LANES];
-                for (i, item) in items.iter().enumerate() {
-                    words[i] = word(item);
-                }
-                split(&words, &mut tile, LANES * at);
+        for (t, part) in words.chunks(TILE).enumerate() {
+            let (full, rest) = part.as_chunks();
+            for (at, words) in full.iter().enumerate() {
+                split(words, &mut tile, LANES * at);
+            }
+            if !rest.is_empty() {
+                let last = std::array::from_fn(|i| rest.get(i).copied().unwrap_or(0));
+                split(&last, &mut tile, LANES * full.len());
             }
             for (i, line) in tile.iter().enumerate() {
                 let stream = &mut self.bytes[i * self.words + t * TILE..];
@@ -117,8 +118,8 @@ mod tests {
         #[test]
         fn every_byte_is_in_its_stream(words in prop::collection::vec(any::<u64>(), 0..300)) {
             let mut streams = Streams::default();
-            streams.fill(&[words.clone(), words.clone()].concat(), |word| !word);
-            streams.fill(&words, |word| *word);
+            streams.fill(&words.iter().chain(&words).map(|word| !word).collect::<Vec<_>>());
+            streams.fill(&words);
             prop_assert_eq!(streams.all().len(), 8 * words.len());
             for (i, word) in words.iter().enumerate() {
                 let bytes: [u8; 8] = std::array::from_fn(|b| streams.byte(b)[i]);

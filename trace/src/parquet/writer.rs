@@ -1,16 +1,18 @@
 //! Writing: rows are gathered by the page, and encoded by another thread meanwhile.
 //!
 //! Two threads, because what a captured program does must be taken from it while earlier pages are encoded. Pages go over
-//! in order, so that the bytes of the file do not depend on how the threads run.
+//! in order, so that the bytes of the file do not depend on how the threads run. Addresses go as places of the dictionary:
+//! they are looked up while they are in the nearest cache, and what the other thread has to fetch is less.
 
-use super::groups::{Groups, PAGE};
+use super::groups::{GROUP, Groups, PAGE};
+use super::places::{Addresses, Places};
 use crate::error::error;
 use machine::input::{Access, Block, Event, Setup, SourceError};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 
-/// Pages of 1 MiB that may wait to be encoded.
+/// Pages that may wait to be encoded.
 const WAITING: usize = 2;
 
 /// Where a trace comes from.
@@ -38,7 +40,9 @@ pub struct Written {
 pub(super) struct Page {
     /// What happens before the first row: on the first page only.
     pub(super) before: Vec<Event>,
-    pub(super) accesses: Vec<Access>,
+    pub(super) addresses: Addresses,
+    /// The other columns of each row, see [`small`].
+    pub(super) small: Vec<u64>,
     /// Row in the page, and what happens after it.
     pub(super) events: Vec<(usize, Vec<Event>)>,
 }
@@ -49,6 +53,9 @@ pub struct ParquetWriter {
     path: PathBuf,
     partial: PathBuf,
     page: Page,
+    places: Box<Places>,
+    /// Rows in full pages.
+    rows: usize,
     encoding: Encoding,
 }
 
@@ -105,7 +112,8 @@ impl Drop for Encoding {
 fn encode(mut groups: Groups, full: &Receiver<Page>, back: &Sender<Page>) -> Result<Groups, SourceError> {
     for mut page in full {
         groups.add(&mut page)?;
-        page.accesses.clear();
+        page.addresses.clear();
+        page.small.clear();
         // Nobody wants it back at the end.
         let _ = back.send(page);
     }
@@ -123,7 +131,8 @@ impl ParquetWriter {
         let partial = PathBuf::from(partial);
         let encoding = Encoding::start(Groups::create(&partial, setup, about)?)
             .map_err(|e| error(&partial.display().to_string(), format_args!("no thread to write it: {e}")))?;
-        Ok(ParquetWriter { path: path.to_owned(), partial, page: Page::default(), encoding })
+        let (path, page, places) = (path.to_owned(), Page::default(), Box::new(Places::new()));
+        Ok(ParquetWriter { path, partial, page, places, rows: 0, encoding })
     }
 
     /// Appends a block.
@@ -135,11 +144,16 @@ impl ParquetWriter {
         while !accesses.is_empty() {
             // A full page is handed over only when more rows come: events that
             // come alone belong to its last row.
-            if self.page.accesses.len() == PAGE {
+            if self.page.small.len() == PAGE {
                 self.page = self.encoding.swap(std::mem::take(&mut self.page))?;
+                self.rows += PAGE;
+                if self.rows.is_multiple_of(GROUP) {
+                    self.places.clear();
+                }
             }
-            let (now, later) = accesses.split_at(accesses.len().min(PAGE - self.page.accesses.len()));
-            self.page.accesses.extend_from_slice(now);
+            let (now, later) = accesses.split_at(accesses.len().min(PAGE - self.page.small.len()));
+            self.places.add(now, &mut self.page.addresses);
+            self.page.small.extend(now.iter().map(small));
             accesses = later;
         }
         if !block.events.is_empty() {
@@ -167,10 +181,21 @@ impl ParquetWriter {
 impl Page {
     /// The list of what happens after the last row.
     fn events_now(&mut self) -> &mut Vec<Event> {
-        let Some(row) = self.accesses.len().checked_sub(1) else { return &mut self.before };
+        let Some(row) = self.small.len().checked_sub(1) else { return &mut self.before };
         if self.events.last().is_none_or(|(last, _)| *last != row) {
             self.events.push((row, Vec::new()));
         }
         &mut self.events.last_mut().expect("pushed above").1
     }
+}
+
+/// The columns of a row but the address and the events in one word, as they lie in memory.
+#[inline(always)]
+fn small(a: &Access) -> u64 {
+    u64::from(a.insns)
+        | u64::from(a.thread) << 16
+        | (a.kind as u64) << 32
+        | u64::from(a.size_log2) << 40
+        | u64::from(a.flags) << 48
+        | u64::from(a.reserved) << 56
 }
