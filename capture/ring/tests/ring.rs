@@ -34,6 +34,7 @@ fn lanes_lose_nothing_though_they_are_full_most_of_the_time() {
                 for at in 0..PER_LANE {
                     if at == limit {
                         let Room::UpTo(room) = writer.room(at) else { panic!("stopped") };
+                        assert!(room - at >= LANE_RECORDS as u64 / 4, "it is asked every few records");
                         limit = room;
                     }
                     writer.put(at, record(lane as u64, at));
