@@ -1,6 +1,7 @@
 //! The footer of a Parquet file, also where the file was cut off.
 
 use super::store::Store;
+use super::thrift::{FOOTER, is_believable};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::Length;
@@ -32,7 +33,13 @@ fn ending_at(store: &Store, end: u64) -> Result<ParquetMetaData> {
     let start = tail_start.checked_sub(length).filter(|_| length <= FOOTER_MAX).ok_or_else(|| {
         ParquetError::General(format!("the footer at byte {tail_start} claims {length} bytes"))
     })?;
-    ParquetMetaDataReader::decode_metadata(&store.get(start, length as usize)?)
+    let footer = store.get(start, length as usize)?;
+    if !is_believable(&footer, &FOOTER) {
+        return Err(ParquetError::General(format!(
+            "the footer at byte {start} has a field of the wrong kind, or a list of more elements than bytes"
+        )));
+    }
+    ParquetMetaDataReader::decode_metadata(&footer)
 }
 
 /// The footer at the end of the file.

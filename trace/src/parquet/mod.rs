@@ -35,6 +35,7 @@ mod reader;
 mod schema;
 mod split;
 mod store;
+mod thrift;
 mod world;
 mod writer;
 

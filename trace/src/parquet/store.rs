@@ -1,5 +1,6 @@
 //! Where the bytes of a Parquet file are: on disk, or embedded in the program.
 
+use super::thrift::{PAGE, is_believable};
 use bytes::{Buf, Bytes};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
@@ -56,7 +57,10 @@ impl ChunkReader for Store {
         let rest = self.len().saturating_sub(start);
         let head = self.get(start, HEADER_MAX.min(usize::try_from(rest).unwrap_or(HEADER_MAX)))?;
         match uncompressed_page_size(&head) {
-            Some(size) if (0..=PAGE_MAX).contains(&size) => Ok(head.reader()),
+            Some(size) if (0..=PAGE_MAX).contains(&size) && is_believable(&head, &PAGE) => Ok(head.reader()),
+            Some(size) if (0..=PAGE_MAX).contains(&size) => Err(ParquetError::General(format!(
+                "the header of the page at byte {start} has a field of the wrong kind, or a list of more elements than bytes"
+            ))),
             Some(size) => Err(ParquetError::General(format!(
                 "the page at byte {start} claims {size} decompressed bytes"
             ))),
