@@ -1,6 +1,6 @@
 //! Where the bytes of a Parquet file are: on disk, or embedded in the program.
 
-use super::thrift::{PAGE, is_believable};
+use super::thrift::{PAGE, is_believable, uncompressed_page_size};
 use bytes::{Buf, Bytes};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
@@ -74,27 +74,4 @@ impl ChunkReader for Store {
         }
         self.get(start, length)
     }
-}
-
-/// Field 2 of a `PageHeader` in Thrift's compact protocol: fields 1 (type) and
-/// 2 (uncompressed size) are required `i32`s, so each is a byte `0x15` (field
-/// number one more than the last, type 5) and a zigzag varint.
-fn uncompressed_page_size(header: &[u8]) -> Option<i32> {
-    let mut bytes = header.iter();
-    let mut field = || -> Option<i32> {
-        if *bytes.next()? != 0x15 {
-            return None;
-        }
-        let mut value = 0u32;
-        for shift in (0..35).step_by(7) {
-            let byte = *bytes.next()?;
-            value |= u32::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some((value >> 1) as i32 ^ -((value & 1) as i32));
-            }
-        }
-        None
-    };
-    field()?;
-    field()
 }

@@ -1,4 +1,5 @@
-//! Whether the lists of a structure in Thrift's compact protocol can be as long as they say.
+//! Thrift's compact protocol, as far as the library must not be trusted with it: whether the lists of a structure can be as
+//! long as they say, and what a page claims.
 //!
 //! The library that reads footers and page headers passes over fields that it does not know element by element, and takes
 //! none of a boolean's bytes: a list of 2^31 of them in a file of a kilobyte keeps it busy for seconds. Parquet has no
@@ -9,134 +10,112 @@
 /// Structures in each other that are looked into; the library gives up as soon.
 const DEPTH: u8 = 64;
 
-/// A structure's fields as `parquet.thrift` has them: number, kind, and what is in it. The library reads them as what they
-/// must be, whatever kind they say they are. Others are passed over by their kind.
-type Shape = &'static [(u64, Kind, Option<&'static Fields>)];
-/// A shape that may be in others.
-pub(super) struct Fields(Shape);
+/// The fields of a structure, from number 1 on, as `parquet.thrift` has them. The library reads them as what they must be,
+/// whatever kind they say they are. Others are passed over by their kind.
+pub(super) struct Fields(&'static [Kind]);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What a field is, and the fields of the structures in it that are known.
 enum Kind {
     Flag,
     Number,
     Text,
-    List,
-    Structure,
+    List(Option<&'static Fields>),
+    Structure(Option<&'static Fields>),
 }
 use Kind::{Flag, List, Number, Structure, Text};
 
+impl Kind {
+    /// Whether it is what the protocol calls `kind`.
+    fn is(&self, kind: u8) -> bool {
+        match self {
+            Flag => matches!(kind, 1 | 2),
+            Number => matches!(kind, 4..=6),
+            Text => kind == 8,
+            List(_) => kind == 9,
+            Structure(_) => kind == 12,
+        }
+    }
+
+    fn fields(&self) -> Option<&'static Fields> {
+        match self {
+            Flag | Number | Text => None,
+            List(fields) | Structure(fields) => *fields,
+        }
+    }
+}
+
 /// `FileMetaData`.
-pub(super) static FOOTER: Fields = Fields(&[
-    (1, Number, None),
-    (2, List, Some(&ELEMENT)),
-    (3, Number, None),
-    (4, List, Some(&GROUP)),
-    (5, List, Some(&PAIR)),
-    (6, Text, None),
-    (7, List, None),
-]);
+pub(super) static FOOTER: Fields =
+    Fields(&[Number, List(Some(&ELEMENT)), Number, List(Some(&GROUP)), List(Some(&PAIR)), Text, List(None)]);
 /// `PageHeader`.
 pub(super) static PAGE: Fields = Fields(&[
-    (1, Number, None),
-    (2, Number, None),
-    (3, Number, None),
-    (4, Number, None),
-    (5, Structure, Some(&DATA)),
-    (6, Structure, None),
-    (7, Structure, Some(&DICTIONARY)),
-    (8, Structure, Some(&DATA_2)),
+    Number,
+    Number,
+    Number,
+    Number,
+    Structure(Some(&DATA)),
+    Structure(None),
+    Structure(Some(&DICTIONARY)),
+    Structure(Some(&DATA_2)),
 ]);
 /// `SchemaElement`.
-static ELEMENT: Fields = Fields(&[
-    (1, Number, None),
-    (2, Number, None),
-    (3, Number, None),
-    (4, Text, None),
-    (5, Number, None),
-    (6, Number, None),
-    (7, Number, None),
-    (8, Number, None),
-    (9, Number, None),
-    (10, Structure, None),
-]);
+static ELEMENT: Fields =
+    Fields(&[Number, Number, Number, Text, Number, Number, Number, Number, Number, Structure(None)]);
 /// `KeyValue`.
-static PAIR: Fields = Fields(&[(1, Text, None), (2, Text, None)]);
+static PAIR: Fields = Fields(&[Text, Text]);
 /// `RowGroup`.
-static GROUP: Fields = Fields(&[
-    (1, List, Some(&COLUMN)),
-    (2, Number, None),
-    (3, Number, None),
-    (4, List, None),
-    (5, Number, None),
-    (6, Number, None),
-    (7, Number, None),
-]);
+static GROUP: Fields = Fields(&[List(Some(&COLUMN)), Number, Number, List(None), Number, Number, Number]);
 /// `ColumnChunk`.
-static COLUMN: Fields = Fields(&[
-    (1, Text, None),
-    (2, Number, None),
-    (3, Structure, Some(&META)),
-    (4, Number, None),
-    (5, Number, None),
-    (6, Number, None),
-    (7, Number, None),
-]);
+static COLUMN: Fields = Fields(&[Text, Number, Structure(Some(&META)), Number, Number, Number, Number]);
 /// `ColumnMetaData`.
 static META: Fields = Fields(&[
-    (1, Number, None),
-    (2, List, None),
-    (3, List, None),
-    (4, Number, None),
-    (5, Number, None),
-    (6, Number, None),
-    (7, Number, None),
-    (8, List, Some(&PAIR)),
-    (9, Number, None),
-    (10, Number, None),
-    (11, Number, None),
-    (12, Structure, Some(&STATISTICS)),
-    (13, List, None),
-    (14, Number, None),
-    (15, Number, None),
-    (16, Structure, None),
+    Number,
+    List(None),
+    List(None),
+    Number,
+    Number,
+    Number,
+    Number,
+    List(Some(&PAIR)),
+    Number,
+    Number,
+    Number,
+    Structure(Some(&STATISTICS)),
+    List(None),
+    Number,
+    Number,
+    Structure(None),
 ]);
 /// `Statistics`.
-static STATISTICS: Fields = Fields(&[
-    (1, Text, None),
-    (2, Text, None),
-    (3, Number, None),
-    (4, Number, None),
-    (5, Text, None),
-    (6, Text, None),
-    (7, Flag, None),
-    (8, Flag, None),
-]);
+static STATISTICS: Fields = Fields(&[Text, Text, Number, Number, Text, Text, Flag, Flag]);
 /// `DataPageHeader`.
-static DATA: Fields = Fields(&[
-    (1, Number, None),
-    (2, Number, None),
-    (3, Number, None),
-    (4, Number, None),
-    (5, Structure, Some(&STATISTICS)),
-]);
+static DATA: Fields = Fields(&[Number, Number, Number, Number, Structure(Some(&STATISTICS))]);
 /// `DictionaryPageHeader`.
-static DICTIONARY: Fields = Fields(&[(1, Number, None), (2, Number, None), (3, Flag, None)]);
+static DICTIONARY: Fields = Fields(&[Number, Number, Flag]);
 /// `DataPageHeaderV2`.
-static DATA_2: Fields = Fields(&[
-    (1, Number, None),
-    (2, Number, None),
-    (3, Number, None),
-    (4, Number, None),
-    (5, Number, None),
-    (6, Number, None),
-    (7, Flag, None),
-    (8, Structure, Some(&STATISTICS)),
-]);
+static DATA_2: Fields =
+    Fields(&[Number, Number, Number, Number, Number, Number, Flag, Structure(Some(&STATISTICS))]);
 
 /// Whether the structure at the beginning of `bytes` is one of these `fields`, and no list, set or map in it has more elements
 /// than bytes. One that is cut off is for its reader to refuse.
 pub(super) fn is_believable(bytes: &[u8], fields: &'static Fields) -> bool {
     !matches!(Rest(bytes).structure(Some(fields), DEPTH), Err(Stop::Lie))
+}
+
+/// Field 2 of a `PageHeader`: fields 1 (type) and 2 (uncompressed size) are required `i32`s, so each is a byte `0x15` (field
+/// number one more than the last, type 5) and a zigzag varint, of five bytes at most.
+pub(super) fn uncompressed_page_size(header: &[u8]) -> Option<i32> {
+    let mut rest = Rest(header);
+    let mut field = || -> Option<i32> {
+        if rest.byte().ok()? != 0x15 {
+            return None;
+        }
+        let before = rest.0.len();
+        let value = rest.varint().ok()? as u32;
+        (before - rest.0.len() <= 5).then_some((value >> 1) as i32 ^ -((value & 1) as i32))
+    };
+    field()?;
+    field()
 }
 
 enum Stop {
@@ -186,19 +165,12 @@ impl Rest<'_> {
                 0 => self.varint()? >> 1,
                 step => number + u64::from(step),
             };
-            let known = fields.and_then(|fields| fields.0.iter().find(|known| known.0 == number));
-            let kind = match field & 15 {
-                1 | 2 => Some(Flag),
-                4..=6 => Some(Number),
-                8 => Some(Text),
-                9 => Some(List),
-                12 => Some(Structure),
-                _ => None,
-            };
-            if known.is_some_and(|known| Some(known.1) != kind) {
+            let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+            let known = fields.zip(at).and_then(|(fields, at)| fields.0.get(at));
+            if known.is_some_and(|known| !known.is(field & 15)) {
                 return Err(Stop::Lie);
             }
-            self.value(field & 15, known.and_then(|known| known.2), depth)?;
+            self.value(field & 15, known.and_then(Kind::fields), depth)?;
         }
     }
 
