@@ -36,9 +36,7 @@ pub(crate) fn layout(regions: &[Region], page: PageSize, random: &mut SplitMix64
     let mut bytes = |pages: u64| (random.below(pages) << 12) & !(page.bytes() - 1);
     let (program, heap) = (bytes(MMAP_PAGES), bytes(HEAP_PAGES));
     let (mappings, stack) = (bytes(MMAP_PAGES) + (STACK_PAGES << 12), bytes(STACK_PAGES));
-    let is_heap = |region: &&Region| {
-        matches!(region.name.as_str(), "heap" | "[heap]") && PROGRAM.contains(&region.start.raw())
-    };
+    let is_heap = |region: &&Region| region.is_heap() && PROGRAM.contains(&region.start.raw());
     let brk = regions.iter().find(is_heap).map_or(PROGRAM.end, |region| region.start.raw());
     let up =
         |range: Range<u64>, by: u64| Segment::new(range.start + by, range.end - range.start, range.start);

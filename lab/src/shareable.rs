@@ -288,7 +288,7 @@ pub fn compare(looks: &[Look]) -> Report {
         }
         for sentence in &look.snapshot.unseen {
             // Once, not for each process.
-            let sentence = sentence.replace(&look.snapshot.pid.to_string(), "PID");
+            let sentence = sentence.replace(&format!("snapshot {}", look.snapshot.pid), "snapshot PID");
             if !unseen.contains(&sentence) {
                 unseen.push(sentence);
             }

@@ -221,6 +221,10 @@ impl Region {
             populate,
         }
     }
+    /// Whether it is the `brk` heap, as workloads and as Linux call it.
+    pub fn is_heap(&self) -> bool {
+        matches!(self.name.as_str(), "heap" | "[heap]")
+    }
 }
 
 /// A process that exists before the first access.

@@ -47,7 +47,7 @@ impl Anchors {
         for region in sorted {
             let (start, end) = (region.start.raw(), region.start.raw().saturating_add(region.len));
             match (region.name.as_str(), file(region)) {
-                ("heap" | "[heap]", _) => anchors.heap = Some(start),
+                _ if region.is_heap() => anchors.heap = Some(start),
                 ("stack" | "[stack]", _) => anchors.stack = Some((start, end)),
                 // The lowest file is the program's.
                 (_, Some((name, base))) if program.is_none_or(|program| program == name) => {
@@ -66,7 +66,7 @@ impl Anchors {
 
     /// Notes a heap that comes later; whether it is one.
     pub(super) fn learn(&mut self, region: &Region) -> bool {
-        let new = self.heap.is_none() && matches!(region.name.as_str(), "heap" | "[heap]");
+        let new = self.heap.is_none() && region.is_heap();
         if new {
             self.heap = Some(region.start.raw());
         }
