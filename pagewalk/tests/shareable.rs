@@ -79,13 +79,20 @@ os.write(w, b'x')
 sys.stdin.readline()
 ";
 
+/// Python with this script, talked to through its standard input and output; where it is missing that is said.
+fn python(script: &str) -> Option<Ends> {
+    let python =
+        Command::new("python3").args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let python = python.map(Ends).ok();
+    if python.is_none() {
+        skipped("no python3", "apt install python3");
+    }
+    python
+}
+
 #[test]
 fn forked_python_workers_share_until_they_write() {
-    let python =
-        Command::new("python3").args(["-c", WORKERS]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let Ok(mut python) = python.map(Ends) else {
-        return skipped("no python3", "apt install python3");
-    };
+    let Some(mut python) = python(WORKERS) else { return };
     let mut input = python.0.stdin.take().unwrap();
     let mut lines = BufReader::new(python.0.stdout.take().unwrap()).lines();
     let pids: Vec<u32> = lines.next().unwrap().unwrap().split(' ').map(|pid| pid.parse().unwrap()).collect();
@@ -183,11 +190,7 @@ sys.stdin.readline()
 
 #[test]
 fn who_may_look_at_a_process_is_said() {
-    let python =
-        Command::new("python3").args(["-c", CLOSED]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let Ok(mut python) = python.map(Ends) else {
-        return skipped("no python3", "apt install python3");
-    };
+    let Some(mut python) = python(CLOSED) else { return };
     BufReader::new(python.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
     let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     // The build may be where only root may read.
