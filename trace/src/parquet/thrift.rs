@@ -121,7 +121,7 @@ pub(super) fn uncompressed_page_size(header: &[u8]) -> Option<i32> {
 enum Stop {
     /// The bytes end, or are none of the protocol's.
     End,
-    /// More elements than bytes, or a field of another kind.
+    /// More elements than bytes, a field of another kind, or a number of more bits than there are.
     Lie,
 }
 
@@ -150,20 +150,24 @@ impl Rest<'_> {
                 return Ok(value);
             }
         }
-        Err(Stop::End)
+        // The library would read on.
+        Err(Stop::Lie)
     }
 
     fn structure(&mut self, fields: Option<&'static Fields>, depth: u8) -> Result<(), Stop> {
-        let mut number = 0;
+        // As the library: 16 bits.
+        let mut number = 0_i16;
         loop {
             let field = self.byte()?;
             if field & 15 == 0 {
                 return Ok(());
             }
             number = match field >> 4 {
-                // Zigzag.
-                0 => self.varint()? >> 1,
-                step => number + u64::from(step),
+                0 => {
+                    let zigzag = self.varint()?;
+                    ((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)) as i16
+                }
+                step => number.checked_add(step.into()).ok_or(Stop::End)?,
             };
             let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
             let known = fields.zip(at).and_then(|(fields, at)| fields.0.get(at));
@@ -239,6 +243,10 @@ mod tests {
     fn what_is_known_is_of_its_kind() {
         // The version, a number, as a list: the library would take its first byte for the number.
         assert!(is_believable(&[0x15, 2, 0], &FOOTER) && !is_believable(&[0x19, 0x20, 0], &FOOTER));
+        // Number -2, and 3 more: the version again, not the row groups.
+        assert!(!is_believable(&[0x05, 3, 0, 0x39, 0x20, 0], &FOOTER));
+        // A varint of eleven bytes.
+        assert!(!is_believable(&[&[0x15][..], &[0x80; 10], &[0, 0]].concat(), &FOOTER));
         // A row group's column that is not a structure's.
         assert!(!is_believable(&[0x49, 0x1c, 0x15, 2, 0, 0], &FOOTER));
     }
