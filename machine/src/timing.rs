@@ -65,6 +65,7 @@ pub struct Timing {
     slow: Box<[Slow; SLOW_RING]>,
     slow_head: usize,
     slow_len: usize,
+    /// When the misses under way end, in this order from `next_miss` on: a ring.
     misses: Vec<Ticks>,
     next_miss: usize,
     walkers: Vec<Ticks>,
@@ -194,10 +195,21 @@ impl Timing {
     /// A miss that wants to start at `ready` and then takes `latency`: when it is done.
     #[inline(always)]
     pub fn miss(&mut self, ready: Ticks, latency: Ticks) -> Ticks {
-        let slot = &mut self.misses[self.next_miss];
-        let done = ready.max(*slot) + latency;
-        *slot = done;
-        self.next_miss = if self.next_miss + 1 == self.misses.len() { 0 } else { self.next_miss + 1 };
+        let last = self.misses.len() - 1;
+        let mut place = self.next_miss;
+        let done = ready.max(self.misses[place]) + latency;
+        self.next_miss = if place == last { 0 } else { place + 1 };
+        // The ring stays in the order in which the misses end, so that the next waits for the first to end. Most
+        // take as long as the one before, and are in place.
+        while place != self.next_miss {
+            let before = if place == 0 { last } else { place - 1 };
+            if self.misses[before] <= done {
+                break;
+            }
+            self.misses[place] = self.misses[before];
+            place = before;
+        }
+        self.misses[place] = done;
         done
     }
 
@@ -262,6 +274,7 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const WINDOW: Window = Window { ipc_hundredths: 200, rob: 100, mshr: 4, walkers: 1 };
     const MISS: Ticks = 300 * TICKS;
@@ -311,6 +324,35 @@ mod tests {
         }
         // 400 misses, 4 at a time, 300 cycles each.
         assert!((30_000..30_400).contains(&cycles(&t)), "{}", cycles(&t));
+    }
+
+    #[test]
+    fn short_misses_pass_long_ones() {
+        let mut t = Timing::new(WINDOW);
+        for _ in 0..3 {
+            assert_eq!(t.miss(0, MISS), MISS);
+        }
+        // The fourth of four buffers is free again after each.
+        for number in 1..=20 {
+            assert_eq!(t.miss(0, 10 * TICKS), number * 10 * TICKS);
+        }
+        // 200 cycles: the next ends with the long ones, and then all wait for those.
+        assert_eq!(t.miss(0, 100 * TICKS), MISS);
+        assert_eq!(t.miss(0, 10 * TICKS), MISS + 10 * TICKS);
+    }
+
+    proptest! {
+        #[test]
+        fn a_miss_takes_the_buffer_that_is_free_first(misses in prop::collection::vec((0u64..100, 0u64..300), 1..200)) {
+            let mut t = Timing::new(WINDOW);
+            let (mut buffers, mut ready) = ([0; 4], 0);
+            for (later, latency) in misses {
+                ready += later;
+                let first = buffers.iter_mut().min().expect("four");
+                *first = ready.max(*first) + latency;
+                prop_assert_eq!(t.miss(ready, latency), *first);
+            }
+        }
     }
 
     #[test]
