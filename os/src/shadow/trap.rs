@@ -8,7 +8,7 @@
 
 use crate::space::{SpaceInfo, Tables};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -77,6 +77,15 @@ impl FrameBits {
 /// Entries of an out-of-sync table that were stored to, as bits.
 type Dirty = [u64; 8];
 
+/// Leaf tables that are out of sync.
+#[derive(Debug, Default)]
+struct Unsync {
+    tables: BTreeMap<Gfn, Dirty>,
+    /// Those of them that were stored to since the host last looked: it looks at each fault, and thousands may be
+    /// out of sync until the guest flushes.
+    stored: BTreeSet<Gfn>,
+}
+
 /// Protected guest frames, and the stores to them that the host has not seen.
 #[derive(Debug)]
 pub struct TrapLog {
@@ -87,7 +96,7 @@ pub struct TrapLog {
     /// Tables that were shadowed and are not, and which of them were stored to.
     watched: FrameBits,
     touched: FrameBits,
-    unsync: Mutex<BTreeMap<Gfn, Dirty>>,
+    unsync: Mutex<Unsync>,
     ring: Box<[AtomicU64]>,
     written: AtomicU64,
     read: AtomicU64,
@@ -104,7 +113,7 @@ impl TrapLog {
             leaves: bits(),
             watched: bits(),
             touched: bits(),
-            unsync: Mutex::new(BTreeMap::new()),
+            unsync: Mutex::default(),
             ring: zeroes(RING),
             written: AtomicU64::new(0),
             read: AtomicU64::new(0),
@@ -120,7 +129,7 @@ impl TrapLog {
     }
     pub(crate) fn protect(&self, frame: Gfn, on: bool) {
         if self.protected.set(frame, on) && !on {
-            self.unsync.lock().remove(&frame);
+            self.unsync.lock().tables.remove(&frame);
         }
     }
     /// Whether a protected table is a leaf table in all its uses.
@@ -146,12 +155,13 @@ impl TrapLog {
             return;
         }
         if self.trapping == Trapping::Unsync && index != FREED && self.leaves.get(frame) {
-            let mut unsync = self.unsync.lock();
-            if let Some(dirty) = unsync.get_mut(&frame) {
+            let Unsync { tables, stored } = &mut *self.unsync.lock();
+            if let Some(dirty) = tables.get_mut(&frame) {
                 dirty[index as usize / 64] |= 1 << (index % 64);
+                stored.insert(frame);
                 return;
             }
-            unsync.insert(frame, Dirty::default());
+            tables.insert(frame, Dirty::default());
         }
         let at = self.written.load(Ordering::Relaxed);
         self.ring[at as usize % RING].store(frame.number() << 10 | index, Ordering::Relaxed);
@@ -159,16 +169,14 @@ impl TrapLog {
     }
     /// The guest flushed: all tables are in sync again. Returns how many were not.
     pub(crate) fn in_sync(&self) -> u64 {
-        let mut unsync = self.unsync.lock();
-        debug_assert!(unsync.values().all(|dirty| *dirty == Dirty::default()), "synced before");
-        let pages = unsync.len() as u64;
-        unsync.clear();
-        pages
+        let unsync = core::mem::take(&mut *self.unsync.lock());
+        debug_assert!(unsync.tables.values().all(|dirty| *dirty == Dirty::default()), "synced before");
+        unsync.tables.len() as u64
     }
     /// Whether there is nothing that the host has not seen.
     pub(crate) fn is_quiet(&self) -> bool {
         self.read.load(Ordering::Relaxed) == self.written.load(Ordering::Acquire)
-            && self.unsync.lock().is_empty()
+            && self.unsync.lock().tables.is_empty()
     }
     /// A store to entry `index` of the table page in `frame` trapped: for a hypervisor whose guest is
     /// not ours, or runs on a real machine, where a page fault says so.
@@ -197,12 +205,16 @@ impl TrapLog {
             let (frame, index) = (Gfn::new(raw >> 10), raw & 1023);
             visit(if index == FREED { Trap::Freed(frame) } else { Trap::Store(frame, index as usize) });
         }
-        for (&frame, dirty) in self.unsync.lock().iter_mut() {
+        let Unsync { tables, stored } = &mut *self.unsync.lock();
+        for frame in core::mem::take(stored) {
+            // One that is protected no more is of no interest.
+            let Some(dirty) = tables.get_mut(&frame) else { continue };
             for (word, bits) in dirty.iter_mut().enumerate() {
-                let set = core::mem::take(bits);
-                (0..64).filter(|bit| set >> bit & 1 == 1).for_each(|bit| {
-                    visit(Trap::Store(frame, word * 64 + bit));
-                });
+                let mut set = core::mem::take(bits);
+                while set != 0 {
+                    visit(Trap::Store(frame, word * 64 + set.trailing_zeros() as usize));
+                    set &= set - 1;
+                }
             }
         }
         to - from
