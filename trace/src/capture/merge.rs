@@ -251,6 +251,11 @@ impl Merge {
         }
     }
 
+    /// Whether all that was in the lanes when they were looked at has been taken, and no message waits.
+    pub fn is_drained(&self) -> bool {
+        self.processes.iter().all(|p| p.next.is_none() && p.threads.iter().all(|t| t.reader.ready() == 0))
+    }
+
     /// Takes what is ready: `false` if nothing was.
     pub fn fill(&mut self, shared: &Shared, sink: &mut impl Sink) -> Result<bool, Trouble> {
         let mut moved = false;

@@ -19,6 +19,9 @@ use crate::parquet::rows::Rows;
 /// How long to sleep when the program has produced nothing, at least and at most. In the longest, the fastest programs
 /// fill a lane; waking up often is what a slow one costs.
 const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(400));
+/// Who has drained all lanes and got no more than this sleeps: else the two would take the cache lines in which they meet
+/// from each other at every few records.
+const FEW: u64 = LANE_RECORDS as u64 / 8;
 /// After how many naps to see who is still alive.
 const CHECK: u32 = 20;
 
@@ -127,6 +130,7 @@ impl Qemu {
             self.stop();
         }
         while !self.over {
+            let before = self.merge.counts.delivered;
             let moved = self.merge.fill(&self.shared, sink)?;
             if self.is_enough() || self.merge.is_over() || (interrupted && !moved) {
                 self.stop();
@@ -137,6 +141,8 @@ impl Qemu {
                 if !sink.is_empty() {
                     return Ok(More::Yes);
                 }
+                self.nap()?;
+            } else if self.merge.counts.delivered - before < FEW && self.merge.is_drained() {
                 self.nap()?;
             }
         }
