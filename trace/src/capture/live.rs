@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use machine::input::{Block, More, Setup, Source, SourceError};
+use machine::input::{Block, Event, More, Setup, Source, SourceError};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::merge::Counts;
 use super::{Afterwards, CaptureError};
+use crate::parquet::rows::Rows;
 
 /// One way to get a program's accesses.
 pub(super) trait Engine: std::fmt::Debug + Send {
@@ -19,6 +20,15 @@ pub(super) trait Engine: std::fmt::Debug + Send {
     fn setup(&mut self, interrupted: &AtomicBool) -> Result<Setup, Trouble>;
     /// As [`Source::fill`]. When interrupted, what is there and no more.
     fn fill(&mut self, block: &mut Block, interrupted: bool) -> Result<More, Trouble>;
+    /// As [`Engine::fill`], into the rows of a page and what happens after the last of them; `None` if it cannot.
+    fn fill_rows(
+        &mut self,
+        _: &mut Rows,
+        _: &mut Vec<Event>,
+        _interrupted: bool,
+    ) -> Option<Result<More, Trouble>> {
+        None
+    }
     /// From now on the program must not wait for us.
     fn stop(&mut self);
     /// Whether the limit has been reached.
@@ -203,6 +213,18 @@ impl LiveSource {
             escapes: self.engine.escapes(),
             layout: self.layout(),
         })
+    }
+
+    /// As [`Source::fill`], into the rows of a page that has room and an empty list of what happens after the last of them;
+    /// `None` if the program is captured by a means that has not this way.
+    pub(super) fn fill_rows(
+        &mut self,
+        rows: &mut Rows,
+        events: &mut Vec<Event>,
+    ) -> Option<Result<More, SourceError>> {
+        let interrupted = self.signals.interrupted.load(Ordering::Relaxed);
+        let filled = self.engine.fill_rows(rows, events, interrupted)?;
+        Some(filled.map_err(|t| self.error(t)))
     }
 
     fn signal(&self, signal: Signal) {

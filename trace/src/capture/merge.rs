@@ -7,18 +7,101 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use capture_ring::{LaneReader, LogReader, Message, Note, PROCESSES, Record, Shared};
+use capture_ring::{LANE_RECORDS, LaneReader, LogReader, Message, Note, PROCESSES, Record, Shared};
 use machine::input::{Access, BLOCK, Block, Event, Kind, ProcessSetup};
 use paging::Va;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::known::Known;
 use super::live::Trouble;
 use super::pages::Pages;
-use super::rebase::Lookup;
+use super::rebase::{Lookup, Rebase};
 use super::space::{Layout, Space};
 
 /// Shortest turn of a lane, when many are ready.
 const TURN: usize = 16;
+/// Longest turn of a lane, when it is the only one: the program has three quarters of it to go on with.
+const LONG_TURN: usize = LANE_RECORDS / 4;
+
+/// What accesses are taken into.
+pub(super) trait Sink {
+    /// How many there is room for.
+    fn room(&self) -> usize;
+    /// Nothing has been taken since it was begun.
+    fn is_empty(&self) -> bool;
+    /// What happens after the last of them.
+    fn events(&mut self) -> &mut Vec<Event>;
+    /// Takes so many records, for which there is room: how many accesses they were, and how many of these the program's.
+    fn take(&mut self, lane: Lane<'_>, records: usize) -> (usize, usize);
+}
+
+/// A thread's lane, of which records are taken, and what is needed for that.
+pub(super) struct Lane<'a> {
+    pub shared: &'a Shared,
+    pub reader: &'a mut LaneReader,
+    pub thread: u16,
+    pub known: &'a mut Known,
+    pub lookup: &'a mut Lookup,
+    pub natives: Natives<'a>,
+    /// Accesses on their way into a block: each push into one would look whether there is room.
+    row: &'a mut [Access; BLOCK],
+}
+
+/// The way from a process's addresses to native ones.
+pub(super) struct Natives<'a> {
+    rebase: &'a Rebase,
+    pages: &'a mut Option<Pages>,
+    process: u16,
+}
+
+impl Natives<'_> {
+    /// The native address in a page that is not one of the last ([`Lookup::recent`]; those have been counted); `None` if the
+    /// access is not the program's.
+    #[inline(never)]
+    pub fn look_up(&mut self, lookup: &mut Lookup, guest: u64) -> Option<u64> {
+        let va = lookup.look_up(self.rebase, guest)?;
+        if let Some(pages) = self.pages {
+            pages.add(self.process, va);
+        }
+        Some(va)
+    }
+}
+
+impl Sink for Block {
+    fn room(&self) -> usize {
+        Block::room(self)
+    }
+    fn is_empty(&self) -> bool {
+        self.accesses.is_empty()
+    }
+    fn events(&mut self) -> &mut Vec<Event> {
+        &mut self.events
+    }
+    fn take(&mut self, lane: Lane<'_>, records: usize) -> (usize, usize) {
+        let Lane { shared, reader, thread, lookup, mut natives, row, .. } = lane;
+        let (accesses, taken) = reader.fold(shared, records, 0, |taken, record: Record, insns| {
+            let va = match lookup.recent(record.va()) {
+                Some(va) => va,
+                None => match natives.look_up(lookup, record.va()) {
+                    Some(va) => va,
+                    None => return taken,
+                },
+            };
+            row[taken % BLOCK] = Access {
+                va: Va::new(va),
+                insns,
+                thread,
+                kind: kind_of(record.kind()),
+                size_log2: record.size_log2(),
+                flags: 0,
+                reserved: 0,
+            };
+            taken + 1
+        });
+        self.accesses.extend_from_slice(&row[..taken]);
+        (accesses, taken)
+    }
+}
 
 /// A thread.
 #[derive(Debug)]
@@ -38,7 +121,7 @@ struct Process {
     space: Space,
     lookup: Lookup,
     threads: Vec<Thread>,
-    /// Accesses on their way into a block: each push into one would look whether there is room.
+    known: Known,
     row: Box<[Access; BLOCK]>,
     /// To see when it ends.
     handle: Option<OwnedFd>,
@@ -120,6 +203,7 @@ impl Merge {
             space,
             lookup: Lookup::default(),
             threads: Vec::new(),
+            known: Known::default(),
             row: Box::new([Access::default(); BLOCK]),
             handle: None,
             dead: false,
@@ -167,14 +251,19 @@ impl Merge {
         }
     }
 
-    /// Moves what is ready into the block: `false` if nothing was.
-    pub fn fill(&mut self, shared: &Shared, block: &mut Block) -> Result<bool, Trouble> {
+    /// Whether all that was in the lanes when they were looked at has been taken, and no message waits.
+    pub fn is_drained(&self) -> bool {
+        self.processes.iter().all(|p| p.next.is_none() && p.threads.iter().all(|t| t.reader.ready() == 0))
+    }
+
+    /// Takes what is ready: `false` if nothing was.
+    pub fn fill(&mut self, shared: &Shared, sink: &mut impl Sink) -> Result<bool, Trouble> {
         let mut moved = false;
         for _ in 0..self.processes.len() {
             self.turn = (self.turn + 1) % self.processes.len().max(1);
             let at = self.turn;
-            moved |= self.advance(shared, at, block)?;
-            if block.room() == 0 || !block.events.is_empty() {
+            moved |= self.advance(shared, at, sink)?;
+            if sink.room() == 0 || !sink.events().is_empty() {
                 return Ok(true);
             }
             if self.processes.is_empty() {
@@ -186,7 +275,7 @@ impl Merge {
 
     /// Applies what happened before the stream begins: `false` if there was nothing to apply.
     pub fn settle(&mut self, shared: &Shared) -> Result<bool, Trouble> {
-        let mut ignored = Block::new();
+        let mut ignored = Vec::new();
         for at in 0..self.processes.len() {
             self.processes[at].look(shared)?;
             if self.finish_turn(shared, at, &mut ignored)? {
@@ -196,21 +285,22 @@ impl Merge {
         Ok(false)
     }
 
-    fn advance(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Trouble> {
+    fn advance(&mut self, shared: &Shared, at: usize, sink: &mut impl Sink) -> Result<bool, Trouble> {
+        let longest = if self.processes.len() == 1 { LONG_TURN } else { BLOCK };
         let process = &mut self.processes[at];
         process.look(shared)?;
-        let moved = process.take(shared, block, &mut self.counts, &mut self.wanted, &mut self.pages);
-        Ok(self.finish_turn(shared, at, block)? || moved)
+        let moved = process.take(shared, sink, longest, &mut self.counts, &mut self.wanted, &mut self.pages);
+        Ok(self.finish_turn(shared, at, sink.events())? || moved)
     }
 
     /// Applies the process's next message if it is due, or ends the process if that is.
-    fn finish_turn(&mut self, shared: &Shared, at: usize, block: &mut Block) -> Result<bool, Trouble> {
+    fn finish_turn(&mut self, shared: &Shared, at: usize, events: &mut Vec<Event>) -> Result<bool, Trouble> {
         let process = &mut self.processes[at];
         if process.is_due() {
             let message = process.next.take().expect("due");
-            self.apply(shared, at, message, block)?;
+            self.apply(shared, at, message, events)?;
         } else if process.is_over() {
-            self.bury(shared, at, block);
+            self.bury(shared, at, events);
         } else {
             return Ok(false);
         }
@@ -222,7 +312,7 @@ impl Merge {
         shared: &Shared,
         at: usize,
         message: Message,
-        block: &mut Block,
+        events: &mut Vec<Event>,
     ) -> Result<(), Trouble> {
         let process = &mut self.processes[at];
         let index = process.index;
@@ -236,9 +326,7 @@ impl Merge {
                 let maps = String::from_utf8_lossy(maps);
                 process.space = Space::load(Path::new(&path), &maps, *stack, &self.layout);
                 if self.begun && !first {
-                    block
-                        .events
-                        .push(Event::Exec { process: index, image: process.space.setup(|_, _| false) });
+                    events.push(Event::Exec { process: index, image: process.space.setup(|_, _| false) });
                 }
             }
             Note::ThreadStart { lane } => {
@@ -251,7 +339,7 @@ impl Merge {
                     .map_err(|_| Trouble::new("more than 65536 threads over the program's life"))?;
                 if self.begun {
                     self.next_thread += 1;
-                    block.events.push(Event::Spawn { thread, process: index });
+                    events.push(Event::Spawn { thread, process: index });
                 }
                 let reader = LaneReader::new(shared, lane);
                 process.threads.push(Thread { reader, index: self.begun.then_some(thread) });
@@ -270,38 +358,39 @@ impl Merge {
                 let space = process.space.clone();
                 self.add_process(log, space);
                 if self.begun {
-                    block.events.push(Event::Fork { parent: index, child });
+                    events.push(Event::Fork { parent: index, child });
                 }
             }
             Note::ForkFailed { log } => {
                 if let Some(i) = self.processes.iter().position(|p| p.log.index() == *log as usize) {
-                    self.bury(shared, i, block);
+                    self.bury(shared, i, events);
                 }
             }
             Note::Escape { what } => self.escapes.push(String::from_utf8_lossy(what).into_owned()),
             note => {
-                let mut events = Vec::new();
-                process.space.apply(index, note, &mut events);
+                let mut happened = Vec::new();
+                process.space.apply(index, note, &mut happened);
                 if self.begun {
-                    block.events.append(&mut events);
+                    events.append(&mut happened);
                 }
             }
         }
         if let Some(process) = self.processes.get_mut(at) {
             process.lookup.clear();
+            process.known.clear();
         }
         Ok(())
     }
 
     /// A process is gone and everything of it is taken.
-    fn bury(&mut self, shared: &Shared, at: usize, block: &mut Block) {
+    fn bury(&mut self, shared: &Shared, at: usize, events: &mut Vec<Event>) {
         let process = self.processes.remove(at);
         for thread in &process.threads {
             retire(shared, thread, &mut self.counts);
         }
         shared.free_log(process.log.index());
         if self.begun {
-            block.events.push(Event::Exit { process: process.index });
+            events.push(Event::Exit { process: process.index });
         }
     }
 
@@ -400,13 +489,14 @@ impl Process {
     fn take(
         &mut self,
         shared: &Shared,
-        block: &mut Block,
+        sink: &mut impl Sink,
+        longest: usize,
         counts: &mut Counts,
         wanted: &mut u64,
         pages: &mut Option<Pages>,
     ) -> bool {
         let ready = self.threads.iter().filter(|t| t.reader.ready() > 0).count();
-        let turn = (BLOCK / ready.max(1)).max(TURN);
+        let turn = if ready > 1 { (BLOCK / ready).max(TURN) } else { longest };
         let mut moved = false;
         for i in 0..self.threads.len() {
             let allowed = self.allowed(&self.threads[i]);
@@ -414,40 +504,21 @@ impl Process {
             // Up to a message's cut one may look again; without one, what is new may depend on a message
             // that has not been seen.
             let ready = if allowed == u64::MAX { thread.reader.ready() } else { thread.reader.look(shared) };
-            let n = (ready.min(allowed).min(*wanted) as usize).min(block.room()).min(turn);
+            let n = (ready.min(allowed).min(*wanted) as usize).min(sink.room()).min(turn);
             if n == 0 {
                 continue;
             }
             moved = true;
-            let index = thread.index.unwrap_or(0);
-            let (lookup, rebase, row) = (&mut self.lookup, &self.space.rebase, &mut *self.row);
-            let process = self.index;
-            let (accesses, taken) = thread.reader.fold(shared, n, 0, |taken, record: Record, insns| {
-                let va = match lookup.recent(record.va()) {
-                    Some(va) => va,
-                    None => match lookup.look_up(rebase, record.va()) {
-                        Some(va) => {
-                            // Pages that are known have been counted.
-                            if let Some(pages) = pages {
-                                pages.add(process, va);
-                            }
-                            va
-                        }
-                        None => return taken,
-                    },
-                };
-                row[taken % BLOCK] = Access {
-                    va: Va::new(va),
-                    insns,
-                    thread: index,
-                    kind: kind_of(record.kind()),
-                    size_log2: record.size_log2(),
-                    flags: 0,
-                    reserved: 0,
-                };
-                taken + 1
-            });
-            block.accesses.extend_from_slice(&row[..taken]);
+            let lane = Lane {
+                shared,
+                reader: &mut thread.reader,
+                thread: thread.index.unwrap_or(0),
+                known: &mut self.known,
+                lookup: &mut self.lookup,
+                natives: Natives { rebase: &self.space.rebase, pages, process: self.index },
+                row: &mut self.row,
+            };
+            let (accesses, taken) = sink.take(lane, n);
             let (delivered, emulators) = (taken as u64, (accesses - taken) as u64);
             counts.delivered += delivered;
             counts.emulators += emulators;

@@ -5,11 +5,13 @@
 //! its input, output and exit status.
 
 mod elf;
+mod known;
 mod lackey;
 mod launch;
 mod live;
 mod maps;
 mod merge;
+mod page;
 mod pages;
 mod qemu;
 mod rebase;

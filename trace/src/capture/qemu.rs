@@ -7,16 +7,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use capture_ring::{LANE_RECORDS, Shared};
-use machine::input::{Block, More, Setup, ThreadSetup};
+use machine::input::{Block, Event, More, Setup, ThreadSetup};
 
 use super::live::{Engine, Trouble};
-use super::merge::{Counts, Merge};
+use super::merge::{Counts, Merge, Sink};
+use super::page::PageSink;
 use super::pages::Pages;
 use super::{CaptureOptions, Layout, Start};
+use crate::parquet::rows::Rows;
 
 /// How long to sleep when the program has produced nothing, at least and at most. In the longest, the fastest programs
 /// fill a lane; waking up often is what a slow one costs.
 const NAPS: (Duration, Duration) = (Duration::from_micros(50), Duration::from_micros(400));
+/// Who has drained all lanes and got no more than this sleeps: else the two would take the cache lines in which they meet
+/// from each other at every few records.
+const FEW: u64 = LANE_RECORDS as u64 / 8;
 /// After how many naps to see who is still alive.
 const CHECK: u32 = 20;
 
@@ -119,6 +124,32 @@ impl Qemu {
     }
 }
 
+impl Qemu {
+    fn take(&mut self, sink: &mut impl Sink, interrupted: bool) -> Result<More, Trouble> {
+        if interrupted {
+            self.stop();
+        }
+        while !self.over {
+            let before = self.merge.counts.delivered;
+            let moved = self.merge.fill(&self.shared, sink)?;
+            if self.is_enough() || self.merge.is_over() || (interrupted && !moved) {
+                self.stop();
+                self.over = true;
+            } else if sink.room() == 0 || !sink.events().is_empty() {
+                return Ok(More::Yes);
+            } else if !moved {
+                if !sink.is_empty() {
+                    return Ok(More::Yes);
+                }
+                self.nap()?;
+            } else if self.merge.counts.delivered - before < FEW && self.merge.is_drained() {
+                self.nap()?;
+            }
+        }
+        Ok(More::No)
+    }
+}
+
 impl Engine for Qemu {
     fn setup(&mut self, interrupted: &AtomicBool) -> Result<Setup, Trouble> {
         self.wait_for_start(interrupted)?;
@@ -130,24 +161,16 @@ impl Engine for Qemu {
     }
 
     fn fill(&mut self, block: &mut Block, interrupted: bool) -> Result<More, Trouble> {
-        if interrupted {
-            self.stop();
-        }
-        while !self.over {
-            let moved = self.merge.fill(&self.shared, block)?;
-            if self.is_enough() || self.merge.is_over() || (interrupted && !moved) {
-                self.stop();
-                self.over = true;
-            } else if block.room() == 0 || !block.events.is_empty() {
-                return Ok(More::Yes);
-            } else if !moved {
-                if !block.accesses.is_empty() {
-                    return Ok(More::Yes);
-                }
-                self.nap()?;
-            }
-        }
-        Ok(More::No)
+        self.take(block, interrupted)
+    }
+
+    fn fill_rows(
+        &mut self,
+        rows: &mut Rows,
+        events: &mut Vec<Event>,
+        interrupted: bool,
+    ) -> Option<Result<More, Trouble>> {
+        Some(self.take(&mut PageSink::new(rows, events), interrupted))
     }
 
     fn stop(&mut self) {

@@ -34,8 +34,6 @@ pub struct Recorded {
 
 /// How often progress is reported.
 const REPORT: Duration = Duration::from_millis(200);
-/// Full blocks after which the clock is looked at.
-const LOOK: u32 = 64;
 
 /// Stores what a program does in a trace of Pagewalk's own format, and reports
 /// how it goes a few times a second. If it is interrupted, the trace is what had been seen; if it is
@@ -58,18 +56,15 @@ pub fn record(
     let mut block = Block::new();
     let begun = Instant::now();
     let mut last = Progress { accesses: 0, pages: 0, elapsed: Duration::ZERO, rate: 0.0 };
-    let (mut accesses, mut full) = (0, 0);
     loop {
-        let more = source.fill(&mut block)?;
-        accesses += block.accesses.len() as u64;
+        // Rows, and what happens after them; or accesses, where there is no shorter way or a page is full.
+        block.clear();
+        let filled = writer.rows().and_then(|rows| source.fill_rows(rows, &mut block.events));
+        let more = filled.unwrap_or_else(|| source.fill(&mut block))?;
         writer.write(&block)?;
-        full = if block.room() == 0 { full + 1 } else { LOOK };
-        if full < LOOK && more == More::Yes {
-            continue;
-        }
-        full = 0;
         let elapsed = begun.elapsed();
         if elapsed - last.elapsed >= REPORT || more == More::No {
+            let accesses = writer.accesses();
             let rate = (accesses - last.accesses) as f64 / (elapsed - last.elapsed).as_secs_f64().max(1e-9);
             last = Progress { accesses, pages: source.pages(), elapsed, rate };
             progress(&last);

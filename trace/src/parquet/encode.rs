@@ -6,7 +6,8 @@
 //! <https://parquet.apache.org/docs/file-format/data-pages/encodings/>.
 
 use super::pack::{Dictionary, levels};
-use super::places::Addresses;
+use super::rows::Page as Rows;
+use super::small::Column;
 use super::split::Streams;
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -27,6 +28,8 @@ pub(super) type Chunk = (Bytes, ColumnCloseResult);
 /// Encodes the columns of a row group but the events; keeps what it needs for that.
 pub(super) struct Encoder {
     streams: Streams,
+    /// Low and high bytes of a small column.
+    bytes: [Vec<u8>; 2],
     /// The dictionary of addresses.
     values: Vec<u64>,
     dictionaries: [Dictionary; SMALL],
@@ -159,6 +162,7 @@ impl Encoder {
     pub(super) fn new(level: i32) -> Result<Encoder> {
         Ok(Encoder {
             streams: Streams::default(),
+            bytes: Default::default(),
             values: Vec::new(),
             dictionaries: Default::default(),
             addresses: Pages::default(),
@@ -176,20 +180,33 @@ impl Encoder {
     }
 
     /// Adds a page to each column.
-    pub(super) fn add(&mut self, addresses: &Addresses, small: &[u64]) -> Result<()> {
-        let rows = small.len();
+    pub(super) fn add(&mut self, page: &Rows) -> Result<()> {
+        let rows = page.rows;
+        let addresses = &page.addresses;
         self.values.extend_from_slice(&addresses.new);
-        if addresses.pack(&mut self.plain).is_some() {
+        if addresses.pack(rows, &mut self.plain).is_some() {
             self.addresses.add(&mut self.zstd, &self.plain, Encoding::RLE_DICTIONARY, rows)?;
         } else {
-            self.bounds = bounds(self.bounds, &addresses.plain);
-            self.streams.fill(&addresses.plain);
+            let addresses = &addresses.plain[..rows];
+            self.bounds = bounds(self.bounds, addresses);
+            self.streams.fill(addresses);
             self.addresses.add(&mut self.zstd, self.streams.all(), Encoding::BYTE_STREAM_SPLIT, rows)?;
         }
-        self.streams.fill(small);
+        let small = &page.small;
+        if small.is_wide {
+            self.streams.fill(&small.words);
+        }
         for (i, (pages, dictionary)) in self.small.iter_mut().zip(&mut self.dictionaries).enumerate() {
-            let (low, high) = STREAMS[i];
-            dictionary.page(self.streams.byte(low), high.map(|at| self.streams.byte(at)), &mut self.plain);
+            if small.is_wide {
+                let (low, high) = STREAMS[i];
+                let high = high.map(|at| self.streams.byte(at));
+                dictionary.page(self.streams.byte(low), high, &mut self.plain);
+            } else {
+                match small.column(i, rows, &mut self.bytes) {
+                    Column::One(value) => dictionary.run(value, rows, &mut self.plain),
+                    Column::Bytes(low, high) => dictionary.page(low, high, &mut self.plain),
+                }
+            }
             pages.add(&mut self.zstd, &self.plain, Encoding::RLE_DICTIONARY, rows)?;
         }
         self.rows += rows;

@@ -2,8 +2,9 @@
 
 use super::document::{events_to_json, setup_to_json};
 use super::encode::Encoder;
+use super::rows::Page;
 use super::schema;
-use super::writer::{About, Page};
+use super::writer::About;
 use crate::error::{Hint, error};
 use flate2::Crc;
 use machine::input::{Event, Setup, SourceError};
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Rows of a page: 512 KiB of addresses.
-pub(super) const PAGE: usize = 1 << 16;
+pub(crate) const PAGE: usize = 1 << 16;
 /// Rows of a row group.
 pub(super) const GROUP: usize = 16 * PAGE;
 /// zstd's fastest level but for those that hardly compress: the default, 3, gains 5 % and costs twice the time.
@@ -98,12 +99,12 @@ impl Groups {
     /// Appends a page, of [`PAGE`] rows but for the last.
     pub(super) fn add(&mut self, page: &mut Page) -> Result<(), SourceError> {
         self.before.append(&mut page.before);
-        if page.small.is_empty() {
+        if page.rows == 0 {
             return Ok(());
         }
         let first = self.encoder.rows();
         self.events.extend(page.events.drain(..).map(|(row, events)| (first + row, events)));
-        let added = self.encoder.add(&page.addresses, &page.small).and_then(|()| {
+        let added = self.encoder.add(page).and_then(|()| {
             if self.encoder.rows() < GROUP {
                 return Ok(());
             }

@@ -46,19 +46,26 @@ impl Dictionary {
             }
             _ => {
                 let (least, most) = low.iter().fold((u8::MAX, 0), |(a, b), &v| (a.min(v), b.max(v)));
-                self.largest = self.largest.max(most);
-                // A power of two: what repeats then repeats byte by byte, and compresses to a third of what it does else.
-                let width = (8 - most.leading_zeros()).next_power_of_two();
-                out.push(width as u8);
                 if least == most {
-                    varint((low.len() as u64) << 1, out);
-                    out.push(most);
+                    self.run(most, low.len(), out);
                 } else {
+                    self.largest = self.largest.max(most);
+                    let width = width(most);
+                    out.push(width as u8);
                     header(low.len(), out);
                     pack(low, width, out);
                 }
             }
         }
+    }
+
+    /// A page of one value.
+    pub(super) fn run(&mut self, value: u8, rows: usize, out: &mut Vec<u8>) {
+        self.largest = self.largest.max(value);
+        out.clear();
+        out.push(width(value) as u8);
+        varint((rows as u64) << 1, out);
+        out.push(value);
     }
 
     fn place(&mut self, value: u16) -> u16 {
@@ -76,6 +83,12 @@ impl Dictionary {
         }
         *place
     }
+}
+
+/// Bits of a place: a power of two, because what repeats then repeats byte by byte, and compresses to a third of what it
+/// does else.
+fn width(most: u8) -> u32 {
+    (8 - most.leading_zeros()).next_power_of_two()
 }
 
 /// Announces packed places, in groups of eight.

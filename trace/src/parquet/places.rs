@@ -4,6 +4,7 @@
 //! better than addresses do, and faster. Where a program does not, the dictionary is soon as large as it may be, and the
 //! rest of the row group has its addresses as such.
 
+use super::groups::PAGE;
 use super::pack::header;
 use machine::input::Access;
 
@@ -22,31 +23,32 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 pub(super) struct Addresses {
     /// What has come into the dictionary since the page before.
     pub(super) new: Vec<u64>,
-    /// Their places.
+    /// Of each row the place, and room for as many as a page can have.
     pub(super) places: Vec<u16>,
-    /// Themselves: all, if the dictionary has not room for all of them.
+    /// The dictionary has not room for all addresses.
+    pub(super) is_plain: bool,
+    /// Of each row the address, if the page is plain; room then as for places.
     pub(super) plain: Vec<u64>,
 }
 
 impl Addresses {
     pub(super) fn clear(&mut self) {
         self.new.clear();
-        self.places.clear();
-        self.plain.clear();
+        self.is_plain = false;
     }
 
-    /// The page as places: their width, then places. `None` if it is to have addresses.
-    pub(super) fn pack(&self, out: &mut Vec<u8>) -> Option<()> {
-        if !self.plain.is_empty() {
+    /// So many rows as places: their width, then places. `None` if the page is plain.
+    pub(super) fn pack(&self, rows: usize, out: &mut Vec<u8>) -> Option<()> {
+        if self.is_plain {
             return None;
         }
         out.clear();
         out.push(16);
-        header(self.places.len(), out);
+        header(rows, out);
         let start = out.len();
         // The last group of eight is filled up.
-        out.resize(start + 2 * self.places.len().next_multiple_of(8), 0);
-        for (to, place) in out[start..].as_chunks_mut().0.iter_mut().zip(&self.places) {
+        out.resize(start + 2 * rows.next_multiple_of(8), 0);
+        for (to, place) in out[start..].as_chunks_mut().0.iter_mut().zip(&self.places[..rows]) {
             *to = place.to_le_bytes();
         }
         Some(())
@@ -77,32 +79,57 @@ impl Places {
         self.is_full = false;
     }
 
-    /// Appends addresses to a page.
-    pub(super) fn add(&mut self, accesses: &[Access], page: &mut Addresses) {
-        let (known, begun) = (self.len, page.places.len());
+    /// Appends addresses to a page that has so many rows.
+    pub(super) fn add(&mut self, rows: usize, accesses: &[Access], page: &mut Addresses) {
+        let known = self.len;
         let mut placed = 0;
         if !self.is_full {
-            page.places.resize(begun + accesses.len(), 0);
-            for (to, access) in page.places[begun..].iter_mut().zip(accesses) {
-                let address = access.va.raw();
-                let slot = (address.wrapping_mul(GOLDEN) >> (64 - SLOT_BITS)) as usize;
-                let place = self.slots[slot];
-                // Nothing's place is behind all others.
-                *to = if self.values.get(usize::from(place)) == Some(&address) {
-                    place
-                } else {
-                    let Some(place) = self.look_up(slot, address) else { break };
-                    place
-                };
+            for (to, access) in page.places[rows..].iter_mut().zip(accesses) {
+                let Some(place) = self.place(access.va.raw()) else { break };
+                *to = place;
                 placed += 1;
             }
-            page.new.extend_from_slice(&self.values[known..self.len]);
         }
+        self.settle(known, rows + placed, page);
         if self.is_full {
-            let places = page.places.drain(..).take(begun + placed);
-            page.plain.extend(places.map(|place| self.values[usize::from(place)]));
-            page.plain.extend(accesses[placed..].iter().map(|access| access.va.raw()));
+            let rest = page.plain[rows + placed..].iter_mut().zip(&accesses[placed..]);
+            rest.for_each(|(to, access)| *to = access.va.raw());
         }
+    }
+
+    /// How many addresses there are.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether an address did not fit any more.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// The page learns what has come since there were so many addresses; and if one did not fit, that it is plain and has
+    /// places in so many rows.
+    pub(super) fn settle(&self, known: usize, placed: usize, page: &mut Addresses) {
+        page.new.extend_from_slice(&self.values[known..self.len]);
+        if self.is_full && !page.is_plain {
+            page.is_plain = true;
+            page.plain.resize(PAGE, 0);
+            for (to, &place) in page.plain.iter_mut().zip(&page.places[..placed]) {
+                *to = self.values[usize::from(place)];
+            }
+        }
+    }
+
+    /// The place of an address; `None` if there is not room for it.
+    #[inline(always)]
+    pub(super) fn place(&mut self, address: u64) -> Option<u16> {
+        let slot = (address.wrapping_mul(GOLDEN) >> (64 - SLOT_BITS)) as usize;
+        let place = self.slots[slot];
+        // Nothing's place is behind all others.
+        if self.values.get(usize::from(place)) == Some(&address) {
+            return Some(place);
+        }
+        self.look_up(slot, address)
     }
 
     /// The place of an address whose own slot is another's or nobody's.
@@ -152,15 +179,17 @@ mod tests {
                 let expected: Vec<u64> = (first..first + ROWS).map(address).collect();
                 let rows: Vec<Access> =
                     expected.iter().map(|&va| Access::new(va, Kind::Read, 0, 1)).collect();
-                let mut page = Addresses::default();
-                rows.chunks(17).for_each(|rows| places.add(rows, &mut page));
+                let mut page = Addresses { places: vec![0; ROWS as usize], ..Addresses::default() };
+                for (i, part) in rows.chunks(17).enumerate() {
+                    places.add(17 * i, part, &mut page);
+                }
                 dictionary.extend_from_slice(&page.new);
                 let mut out = Vec::new();
-                if page.pack(&mut out).is_some() {
+                if page.pack(ROWS as usize, &mut out).is_some() {
                     assert_eq!(unpack(&out, ROWS as usize, &dictionary), expected);
                     packed += 1;
                 } else {
-                    assert_eq!((page.plain, page.places.len()), (expected, 0));
+                    assert_eq!(page.plain[..ROWS as usize], expected);
                     plain += 1;
                 }
             }

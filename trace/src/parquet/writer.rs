@@ -5,9 +5,9 @@
 //! they are looked up while they are in the nearest cache, and what the other thread has to fetch is less.
 
 use super::groups::{GROUP, Groups, PAGE};
-use super::places::{Addresses, Places};
+use super::rows::{Page, Rows};
 use crate::error::error;
-use machine::input::{Access, Block, Event, Setup, SourceError};
+use machine::input::{Block, Setup, SourceError};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -35,27 +35,14 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Rows, and what happens between them.
-#[derive(Debug, Default)]
-pub(super) struct Page {
-    /// What happens before the first row: on the first page only.
-    pub(super) before: Vec<Event>,
-    pub(super) addresses: Addresses,
-    /// The other columns of each row, see [`small`].
-    pub(super) small: Vec<u64>,
-    /// Row in the page, and what happens after it.
-    pub(super) events: Vec<(usize, Vec<Event>)>,
-}
-
 /// Writes a trace in Pagewalk's own format.
 #[derive(Debug)]
 pub struct ParquetWriter {
     path: PathBuf,
     partial: PathBuf,
-    page: Page,
-    places: Box<Places>,
-    /// Rows in full pages.
-    rows: usize,
+    rows: Rows,
+    /// Rows in pages that have been handed over.
+    earlier: usize,
     encoding: Encoding,
 }
 
@@ -78,10 +65,13 @@ impl Encoding {
         Ok(Encoding { pages: Some(pages), empty, thread: Some(thread) })
     }
 
-    /// Hands a page over; an empty one.
-    fn swap(&mut self, page: Page) -> Result<Page, SourceError> {
-        if self.pages.as_ref().is_some_and(|pages| pages.send(page).is_ok()) {
-            return Ok(self.empty.try_recv().unwrap_or_default());
+    /// Hands a page over, for an empty one.
+    fn swap(&mut self, page: &mut Page) -> Result<(), SourceError> {
+        let full = std::mem::take(page);
+        let sent = self.pages.as_ref().is_some_and(|pages| pages.send(full).is_ok());
+        *page = self.empty.try_recv().unwrap_or_else(|_| Page::new());
+        if sent {
+            return Ok(());
         }
         // The thread has ended, so it failed; if that has been told, it is told again.
         match self.end() {
@@ -112,8 +102,7 @@ impl Drop for Encoding {
 fn encode(mut groups: Groups, full: &Receiver<Page>, back: &Sender<Page>) -> Result<Groups, SourceError> {
     for mut page in full {
         groups.add(&mut page)?;
-        page.addresses.clear();
-        page.small.clear();
+        page.clear();
         // Nobody wants it back at the end.
         let _ = back.send(page);
     }
@@ -131,8 +120,7 @@ impl ParquetWriter {
         let partial = PathBuf::from(partial);
         let encoding = Encoding::start(Groups::create(&partial, setup, about)?)
             .map_err(|e| error(&partial.display().to_string(), format_args!("no thread to write it: {e}")))?;
-        let (path, page, places) = (path.to_owned(), Page::default(), Box::new(Places::new()));
-        Ok(ParquetWriter { path, partial, page, places, rows: 0, encoding })
+        Ok(ParquetWriter { path: path.to_owned(), partial, rows: Rows::new(), earlier: 0, encoding })
     }
 
     /// Appends a block.
@@ -144,22 +132,31 @@ impl ParquetWriter {
         while !accesses.is_empty() {
             // A full page is handed over only when more rows come: events that
             // come alone belong to its last row.
-            if self.page.small.len() == PAGE {
-                self.page = self.encoding.swap(std::mem::take(&mut self.page))?;
-                self.rows += PAGE;
-                if self.rows.is_multiple_of(GROUP) {
-                    self.places.clear();
+            if self.rows.room() == 0 {
+                self.encoding.swap(&mut self.rows.page)?;
+                self.earlier += PAGE;
+                if self.earlier.is_multiple_of(GROUP) {
+                    self.rows.begin_group();
                 }
             }
-            let (now, later) = accesses.split_at(accesses.len().min(PAGE - self.page.small.len()));
-            self.places.add(now, &mut self.page.addresses);
-            self.page.small.extend(now.iter().map(small));
+            let (now, later) = accesses.split_at(accesses.len().min(self.rows.room()));
+            self.rows.add(now);
             accesses = later;
         }
         if !block.events.is_empty() {
-            self.page.events_now().extend_from_slice(&block.events);
+            self.rows.page.events_now().extend_from_slice(&block.events);
         }
         Ok(())
+    }
+
+    /// The rows of the page, to append some; `None` if it is full: then a block makes room.
+    pub(crate) fn rows(&mut self) -> Option<&mut Rows> {
+        Some(&mut self.rows).filter(|rows| rows.room() > 0)
+    }
+
+    /// How many accesses have been appended.
+    pub(crate) fn accesses(&self) -> u64 {
+        (self.earlier + self.rows.len()) as u64
     }
 
     /// Writes what is left and gives the file its name.
@@ -167,7 +164,7 @@ impl ParquetWriter {
     /// # Errors
     /// If the disk is full or gone; what is in `path.partial` stays readable.
     pub fn finish(mut self) -> Result<Written, SourceError> {
-        self.encoding.swap(std::mem::take(&mut self.page))?;
+        self.encoding.swap(&mut self.rows.page)?;
         let groups = self.encoding.end().expect("it has not ended before")?;
         let (accesses, bytes) = groups.finish()?;
         std::fs::rename(&self.partial, &self.path).map_err(|e| {
@@ -176,26 +173,4 @@ impl ParquetWriter {
         })?;
         Ok(Written { path: self.path, accesses, bytes })
     }
-}
-
-impl Page {
-    /// The list of what happens after the last row.
-    fn events_now(&mut self) -> &mut Vec<Event> {
-        let Some(row) = self.small.len().checked_sub(1) else { return &mut self.before };
-        if self.events.last().is_none_or(|(last, _)| *last != row) {
-            self.events.push((row, Vec::new()));
-        }
-        &mut self.events.last_mut().expect("pushed above").1
-    }
-}
-
-/// The columns of a row but the address and the events in one word, as they lie in memory.
-#[inline(always)]
-fn small(a: &Access) -> u64 {
-    u64::from(a.insns)
-        | u64::from(a.thread) << 16
-        | (a.kind as u64) << 32
-        | u64::from(a.size_log2) << 40
-        | u64::from(a.flags) << 48
-        | u64::from(a.reserved) << 56
 }
