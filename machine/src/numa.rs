@@ -46,8 +46,9 @@ pub struct MemorySpec {
     pub lines_under_way: u64,
 }
 
-/// log2 of the epochs that a server remembers.
-const EPOCHS_LOG2: u32 = 6;
+/// log2 of the epochs that a server remembers. Together they are 5 million cycles or more: by so much cores' clocks may be
+/// apart, of which some wait for a huge page to be zeroed or for remote memory, and some do not.
+const EPOCHS_LOG2: u32 = 10;
 const EPOCHS: usize = 1 << EPOCHS_LOG2;
 /// log2 of the steps in which utilisation is known.
 const STEPS_LOG2: u32 = 6;

@@ -47,6 +47,73 @@ const SLOW_RING: usize = 1024;
 /// can hold up retirement. About the time that a window hides by itself.
 const LAG: Ticks = 24 * TICKS;
 
+/// Spans of time that are kept apart.
+const SPANS: usize = 16;
+
+/// When something is busy, from some time on: spans one after the other, apart.
+#[derive(Clone, Debug, Default)]
+struct Spans {
+    at: [(Ticks, Ticks); SPANS],
+    len: usize,
+}
+
+impl Spans {
+    /// From when on, `ready` or later, it is free for `length`.
+    #[inline(always)]
+    fn room(&self, ready: Ticks, length: Ticks) -> Ticks {
+        let mut start = ready;
+        for &(begin, end) in &self.at[..self.len] {
+            if start + length <= begin {
+                break;
+            }
+            start = start.max(end);
+        }
+        start
+    }
+
+    /// It is busy from `start` to `end`: how much of that it was not before. What was over at `now` is forgotten.
+    #[inline(always)]
+    fn add(&mut self, now: Ticks, start: Ticks, end: Ticks) -> Ticks {
+        let last = self.len.saturating_sub(1);
+        if self.at[last].1 <= now {
+            (self.at[0], self.len) = ((start, end), 1);
+            return end - start;
+        }
+        if self.at[last].1 == start && self.at[0].1 > now {
+            self.at[last].1 = end;
+            return end - start;
+        }
+        self.add_apart(now, start, end)
+    }
+
+    #[inline(never)]
+    fn add_apart(&mut self, now: Ticks, start: Ticks, end: Ticks) -> Ticks {
+        let over = self.at[..self.len].iter().take_while(|span| span.1 <= now).count();
+        self.at.copy_within(over..self.len, 0);
+        self.len -= over;
+        let spans = &self.at[..self.len];
+        // Those that the new one touches.
+        let first = spans.iter().take_while(|span| span.1 < start).count();
+        let touched = spans[first..].iter().take_while(|span| span.0 <= end).count();
+        let known = |span: &(Ticks, Ticks)| end.min(span.1) - start.max(span.0);
+        let covered = end - start - spans[first..first + touched].iter().map(known).sum::<Ticks>();
+        let mut whole = (start, end);
+        for span in &spans[first..first + touched] {
+            whole = (whole.0.min(span.0), whole.1.max(span.1));
+        }
+        if touched == 0 && self.len == SPANS {
+            // What is between two is taken for busy: a core has not so many walks ahead that it would matter.
+            let near = first.min(SPANS - 1);
+            self.at[near] = (self.at[near].0.min(start), self.at[near].1.max(end));
+            return covered;
+        }
+        self.at.copy_within(first + touched..self.len, first + 1);
+        self.at[first] = whole;
+        self.len = self.len + 1 - touched;
+        covered
+    }
+}
+
 /// The clock of one core.
 #[derive(Clone, Debug)]
 pub struct Timing {
@@ -65,11 +132,15 @@ pub struct Timing {
     slow: Box<[Slow; SLOW_RING]>,
     slow_head: usize,
     slow_len: usize,
-    /// When the misses under way end, in this order from `next_miss` on: a ring.
+    /// When the misses under way end, in this order from `first_miss` on: a ring.
     misses: Vec<Ticks>,
-    next_miss: usize,
-    walkers: Vec<Ticks>,
-    walk_end: Ticks,
+    first_miss: usize,
+    /// When each walker walks.
+    walkers: Vec<Spans>,
+    /// When any does.
+    walking: Spans,
+    /// How long the last walk took.
+    walk_length: Ticks,
     /// Ticks with at least one walk in progress (Intel's `walk_duration` and `walk_active`).
     pub walk_active: Ticks,
     /// Ticks of all walks added up (Intel's `walk_pending`).
@@ -91,9 +162,10 @@ impl Timing {
             slow_head: 0,
             slow_len: 0,
             misses: vec![0; window.mshr.max(1) as usize],
-            next_miss: 0,
-            walkers: vec![0; window.walkers.max(1) as usize],
-            walk_end: 0,
+            first_miss: 0,
+            walkers: vec![Spans::default(); window.walkers.max(1) as usize],
+            walking: Spans::default(),
+            walk_length: 0,
             walk_active: 0,
             walk_pending: 0,
         }
@@ -193,45 +265,68 @@ impl Timing {
     }
 
     /// A miss that wants to start at `ready` and then takes `latency`: when it is done.
+    ///
+    /// Of the buffers that are free by then it takes the one that was freed last: an access whose address is still
+    /// on its way comes late, and those behind it find the others.
     #[inline(always)]
     pub fn miss(&mut self, ready: Ticks, latency: Ticks) -> Ticks {
         let last = self.misses.len() - 1;
-        let mut place = self.next_miss;
+        let newest = if self.first_miss == 0 { last } else { self.first_miss - 1 };
+        if self.misses[newest] <= ready {
+            self.misses[newest] = ready + latency;
+            return ready + latency;
+        }
+        let mut place = self.first_miss;
         let done = ready.max(self.misses[place]) + latency;
-        self.next_miss = if place == last { 0 } else { place + 1 };
-        // The ring stays in the order in which the misses end, so that the next waits for the first to end. Most
-        // take as long as the one before, and are in place.
-        while place != self.next_miss {
-            let before = if place == 0 { last } else { place - 1 };
-            if self.misses[before] <= done {
-                break;
+        if self.misses[place] >= ready {
+            // The ring turns: most end after all others, and are in place.
+            self.first_miss = if place == last { 0 } else { place + 1 };
+            while place != self.first_miss {
+                let before = if place == 0 { last } else { place - 1 };
+                if self.misses[before] <= done {
+                    break;
+                }
+                self.misses[place] = self.misses[before];
+                place = before;
             }
-            self.misses[place] = self.misses[before];
-            place = before;
+        } else {
+            let after = |place| if place == last { 0 } else { place + 1 };
+            while self.misses[after(place)] <= ready {
+                place = after(place);
+            }
+            while place != newest && self.misses[after(place)] <= done {
+                self.misses[place] = self.misses[after(place)];
+                place = after(place);
+            }
         }
         self.misses[place] = done;
         done
     }
 
     /// When a walk that is wanted at `ready` finds a walker; to be given to [`Timing::end_walk`].
+    ///
+    /// A walk whose address is still on its way comes late: a walker makes others before it, if they fit in, each
+    /// taken to be as long as the last was.
     #[inline(always)]
     pub fn begin_walk(&mut self, ready: Ticks) -> (usize, Ticks) {
-        let mut best = 0;
-        for i in 1..self.walkers.len() {
-            if self.walkers[i] < self.walkers[best] {
-                best = i;
+        let mut best = (0, self.walkers[0].room(ready, self.walk_length));
+        for (number, walker) in self.walkers.iter().enumerate().skip(1) {
+            let start = walker.room(ready, self.walk_length);
+            if start < best.1 {
+                best = (number, start);
             }
         }
-        (best, ready.max(self.walkers[best]))
+        best
     }
 
     /// The walk that began at `start` ends at `end`.
     #[inline(always)]
     pub fn end_walk(&mut self, walker: usize, start: Ticks, end: Ticks) {
-        self.walkers[walker] = end;
+        self.walk_length = end - start;
         self.walk_pending += end - start;
-        self.walk_active += end.saturating_sub(start.max(self.walk_end));
-        self.walk_end = self.walk_end.max(end);
+        let alone = self.walkers.len() == 1;
+        let covered = self.walkers[walker].add(self.now, start, end);
+        self.walk_active += if alone { covered } else { self.walking.add(self.now, start, end) };
     }
 
     /// Software (a fault handler, a system call) runs for `ticks`: nothing overlaps it.
@@ -343,16 +438,53 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_miss_takes_the_buffer_that_is_free_first(misses in prop::collection::vec((0u64..100, 0u64..300), 1..200)) {
+        fn a_miss_takes_the_buffer_that_was_freed_last(misses in prop::collection::vec((0u64..600, 0u64..300), 1..200)) {
             let mut t = Timing::new(WINDOW);
-            let (mut buffers, mut ready) = ([0; 4], 0);
-            for (later, latency) in misses {
-                ready += later;
-                let first = buffers.iter_mut().min().expect("four");
-                *first = ready.max(*first) + latency;
-                prop_assert_eq!(t.miss(ready, latency), *first);
+            let mut buffers = [0; 4];
+            for (number, (later, latency)) in misses.into_iter().enumerate() {
+                let ready = number as u64 * 60 + later;
+                buffers.sort_unstable();
+                let free = buffers.iter().filter(|end| **end <= ready).count();
+                let taken = &mut buffers[free.saturating_sub(1)];
+                *taken = ready.max(*taken) + latency;
+                prop_assert_eq!(t.miss(ready, latency), *taken);
             }
         }
+
+        /// Against a walker that knows every tick.
+        #[test]
+        fn spans_are_what_was_added(walks in prop::collection::vec((0u64..80, 1u64..30), 1..100)) {
+            let mut spans = Spans::default();
+            let mut busy = vec![false; 2000];
+            for (number, (later, length)) in walks.into_iter().enumerate() {
+                let (now, ready) = (number as u64 * 10, number as u64 * 10 + later);
+                let start = spans.room(ready, length);
+                let free = |from: u64| !busy[from as usize..(from + length) as usize].contains(&true);
+                prop_assert_eq!(start, (ready..).find(|from| free(*from)).expect("a time"));
+                prop_assert_eq!(spans.add(now, start, start + length), length);
+                busy[start as usize..(start + length) as usize].fill(true);
+                let again = now + later / 2;
+                let covered = spans.add(now, again, again + 5);
+                let them = &mut busy[again as usize..again as usize + 5];
+                prop_assert_eq!(covered, them.iter().filter(|tick| !**tick).count() as u64);
+                them.fill(true);
+            }
+        }
+    }
+
+    #[test]
+    fn a_walk_that_waits_for_its_address_does_not_keep_the_walker() {
+        let mut t = Timing::new(WINDOW);
+        t.end_walk(0, 0, 50);
+        let (walker, late) = t.begin_walk(1000);
+        t.end_walk(walker, late, late + 50);
+        // Two before it, then one that does not fit in.
+        for (ready, starts) in [(0, 50), (900, 900), (960, 1050)] {
+            let (walker, start) = t.begin_walk(ready);
+            assert_eq!((walker, start), (0, starts));
+            t.end_walk(walker, start, start + 50);
+        }
+        assert_eq!((t.walk_active, t.walk_pending), (250, 250));
     }
 
     #[test]

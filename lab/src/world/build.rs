@@ -322,6 +322,11 @@ impl World {
             }
         }
         world.fill_layout()?;
+        // Whoever filled memory, everybody starts when it is done.
+        let ready = world.cycles().into_iter().max().unwrap_or(0);
+        for cpu in 0..world.living.len() {
+            world.idle_until(CpuId(cpu as u16), ready);
+        }
         Ok(world)
     }
 
