@@ -13,8 +13,8 @@ use machine::timing::TICKS;
 use mechanisms::segments::{Image, Registers};
 use os::hypervisor::VmId;
 use os::{
-    Cost, ExitKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad, SegmentLoad,
-    Shootdown, SpaceId, SpaceKind, Syscall,
+    Cost, ExitKind, FaultKind, FileId, Hardware, Invalidate, Kernel, MmError, PageRange, RootLoad,
+    SegmentLoad, Shootdown, SpaceId, SpaceKind, Syscall,
 };
 use paging::frames::{CpuId, MAX_NODES, NodeId};
 use paging::{Arena, Gfn, GuestPhys, Hfn, HostPhys, Intent, PhysSpace, Space, Virt, Work};
@@ -54,6 +54,8 @@ pub struct Costs {
     pub line_remote: u64,
     /// An entry rewritten in such a pass, in the L1.
     pub pass_write: u64,
+    /// How much of a hinting fault is charged, in [`Costs::WHOLE`]ths: scans of NUMA balancing come more often than in life.
+    pub hint: u64,
 }
 
 /// Cycles that software took.
@@ -96,6 +98,9 @@ impl For {
 }
 
 impl Costs {
+    /// What [`Costs::hint`] is a share of.
+    pub const WHOLE: u64 = 1 << 32;
+
     /// The costs of a machine. A page-table entry that software reads or writes
     /// is one of eight in a line and mostly next to the one before it: an L1
     /// access, and the way to memory for one in eight. A pass over a range of
@@ -125,6 +130,7 @@ impl Costs {
             line_local: line,
             line_remote: line * remote / local.max(1),
             pass_write: l1,
+            hint: Self::WHOLE,
         }
     }
 }
@@ -233,6 +239,9 @@ impl Shared<'_> {
                 + written
                 + u64::from(work.zeroed[node]) * c.zero_page
                 + u64::from(work.copied[node]) * c.copy_page;
+        }
+        if let Cost::PageFault(FaultKind::NumaHint | FaultKind::NumaMigrate) = cost {
+            cycles = (u128::from(cycles) * u128::from(c.hint) / u128::from(Costs::WHOLE)) as u64;
         }
         self.spend(cpu, cycles, For::of(cost, of_vm));
     }

@@ -240,7 +240,11 @@ impl<T: TlbTag> Core<T> {
         let mut rest = accesses.iter();
         for access in rest.by_ref() {
             let dependent = access.flags & Access::DEPENDENT != 0;
-            let dispatched = self.timing.dispatch(access.insns, dependent);
+            let mut dispatched = self.timing.dispatch(access.insns, dependent);
+            let locked = access.flags & Access::LOCKED != 0;
+            if locked {
+                dispatched = self.timing.drain();
+            }
             if access.kind == Kind::Fetch {
                 match self.fetch(uncore, translation, access, dispatched) {
                     Ok(hpa) => {
@@ -260,12 +264,16 @@ impl<T: TlbTag> Core<T> {
                 continue;
             }
             let write = access.kind.writes();
-            let Some(base) = recent.base(access.va, write) else {
+            // A locked one need not be fast: it has the core to itself.
+            let Some(base) = recent.base(access.va, write).filter(|_| !locked) else {
                 let before = (last_line, *under_way);
                 match self.far_access(uncore, translation, access, dispatched, &mut recent, before) {
                     Ok((hpa, done)) => {
                         last_line = hpa.raw() >> 6;
                         *under_way = (last_line, done);
+                        if locked {
+                            self.timing.hold(done);
+                        }
                         if O::ACTIVE {
                             observer.access(access, hpa);
                         }
@@ -526,7 +534,7 @@ impl<T: TlbTag> Core<T> {
             (_, done) = self.after_check(ready, done);
         }
         if done > dispatched {
-            self.timing.fetch(done);
+            self.timing.hold(done);
         }
         Ok(Hpa::new(hpa))
     }

@@ -47,7 +47,7 @@ pub struct Access {
     pub kind: Kind,
     /// log2 of the number of bytes.
     pub size_log2: u8,
-    /// [`Access::DEPENDENT`] and bits to come.
+    /// [`Access::DEPENDENT`], [`Access::LOCKED`] and bits to come.
     pub flags: u8,
     /// Always 0.
     pub reserved: u8,
@@ -57,6 +57,9 @@ impl Access {
     /// The address was computed from what the thread's previous access loaded,
     /// so this access cannot start before that one is complete.
     pub const DEPENDENT: u8 = 1;
+    /// A locked instruction of x86: it starts when all accesses of the thread before it are complete, and those after it
+    /// start when it is (Intel SDM vol. 3, 9.2.3.9: loads and stores are not reordered with locked instructions).
+    pub const LOCKED: u8 = 2;
 
     /// An 8-byte access of `kind` by `thread`, `insns` instructions after its previous one.
     #[inline(always)]
@@ -67,6 +70,12 @@ impl Access {
     #[inline(always)]
     pub const fn dependent(mut self) -> Access {
         self.flags |= Self::DEPENDENT;
+        self
+    }
+    /// The same access by a locked instruction.
+    #[inline(always)]
+    pub const fn locked(mut self) -> Access {
+        self.flags |= Self::LOCKED;
         self
     }
 }

@@ -258,10 +258,17 @@ impl Timing {
         }
     }
 
-    /// A fetch that was slow holds up the front end.
+    /// What was dispatched last holds up all that comes after it until `done`: a slow fetch, a locked instruction.
     #[inline(always)]
-    pub fn fetch(&mut self, done: Ticks) {
+    pub fn hold(&mut self, done: Ticks) {
         self.now = self.now.max(done);
+    }
+
+    /// What was dispatched last waits for all that came before it; until when.
+    #[inline]
+    pub fn drain(&mut self) -> Ticks {
+        self.now = self.elapsed().max(self.last_done);
+        self.now
     }
 
     /// A miss that wants to start at `ready` and then takes `latency`: when it is done.
@@ -397,6 +404,23 @@ mod tests {
             t.slow(done, done);
         }
         assert!((30_000..30_200).contains(&cycles(&t)), "{}", cycles(&t));
+    }
+
+    #[test]
+    fn locked_instructions_overlap_nothing() {
+        let mut t = Timing::new(WINDOW);
+        for _ in 0..100 {
+            let start = t.dispatch(1, false);
+            let done = t.miss(start, MISS);
+            t.slow(done, done);
+            t.dispatch(1, false);
+            let start = t.drain();
+            assert_eq!(start, done);
+            let done = t.miss(start, MISS);
+            t.slow(done, done);
+            t.hold(done);
+        }
+        assert!((60_000..60_200).contains(&cycles(&t)), "{}", cycles(&t));
     }
 
     #[test]

@@ -328,7 +328,7 @@ impl Bfs {
                     let slot = (self.window + i as u64) % vertices;
                     out.push(read(self.queue + (slot << self.log2), self.log2, thread, 4));
                     let word = self.bitmaps[0] + self.frontier[i] / 64 * 8;
-                    out.push(modify(word, 3, thread, 8).dependent());
+                    out.push(modify(word, 3, thread, 8).dependent().locked());
                 }
             }
             Phase::Clear { next } => {
@@ -405,7 +405,7 @@ impl Bfs {
                 self.visited.len() < REMEMBERED && self.visited.insert(n.vertex)
             };
             if new {
-                out.push(modify(parent, self.log2, thread, 4));
+                out.push(modify(parent, self.log2, thread, 4).locked());
                 out.push(write(self.queue + (self.slots << self.log2), self.log2, thread, 6));
                 self.slots = (self.slots + 1) % self.graph.vertices();
                 self.scout += u64::from(n.degree);

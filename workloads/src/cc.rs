@@ -109,7 +109,7 @@ impl Cc {
         if differ {
             let high = self.label(self.root(u.max(v)));
             out.push(read(high, 2, thread, 6).dependent());
-            out.push(modify(high, 2, thread, 4));
+            out.push(modify(high, 2, thread, 4).locked());
         }
     }
 

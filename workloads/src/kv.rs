@@ -247,7 +247,7 @@ impl Memcached {
         let bucket = self.table.bucket(item);
         let lock = self.locks + MUTEX * (bucket & self.lock_mask);
         let bucket_at = self.buckets + 8 * bucket;
-        out.push(modify(lock, 2, thread, work));
+        out.push(modify(lock, 2, thread, work).locked());
         // The pointer of the chain that leads to the item: the bucket's, or a predecessor's.
         let mut link = bucket_at;
         out.push(read(bucket_at, 3, thread, 20));
@@ -264,7 +264,7 @@ impl Memcached {
         let at = self.address(item);
         out.push(modify(at + REFCOUNT, 1, thread, 8));
         if get {
-            out.push(modify(lock, 2, thread, 40));
+            out.push(modify(lock, 2, thread, 40).locked());
             let value = at + ITEM_HEADER + KEY + 1;
             lines(out, read(value, 3, thread, 100), at + self.item - value, 2);
             out.push(modify(at + REFCOUNT, 1, thread, 60));
@@ -277,7 +277,7 @@ impl Memcached {
             }
             out.push(write(link, 3, thread, 10));
             out.push(write(bucket_at, 3, thread, 10));
-            out.push(modify(lock, 2, thread, 20));
+            out.push(modify(lock, 2, thread, 20).locked());
         }
     }
 }

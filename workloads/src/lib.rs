@@ -28,7 +28,8 @@
 //!   the access, counted in each module from the source at `-O2`: an estimate,
 //!   good to perhaps a quarter.
 //! * [`machine::input::Access::DEPENDENT`] is set where the address needs the
-//!   value that the thread's previous access loads.
+//!   value that the thread's previous access loads, [`machine::input::Access::LOCKED`] where
+//!   the instruction has a lock prefix.
 //! * Threads take turns, a block each.
 
 mod chained;

@@ -54,8 +54,18 @@ impl Watch {
 }
 
 impl World {
+    /// The scans of NUMA balancing come once a tick, which is a thousandth of Linux's period, or pages would never move
+    /// in what can be simulated. What they make fault costs as much of the time as it does there.
+    fn time_lapse(&mut self) {
+        let now = self.cycles().into_iter().max().unwrap_or(0);
+        let since = u128::from(now - std::mem::replace(&mut self.last_tick, now));
+        let period = u128::from(SCAN_PERIOD * 1000 * self.plan.profile.clock.mhz);
+        self.costs.hint = (since * u128::from(Costs::WHOLE) / period).min(u128::from(Costs::WHOLE)) as u64;
+    }
+
     /// Background work of the kernels.
     pub(super) fn tick(&mut self) -> Result<(), WorldError> {
+        self.time_lapse();
         let System { kernel: side, host, .. } = self.plan.system;
         let failed = |error| WorldError::Kernel { what: "background work".to_string(), error };
         for index in 0..self.processes.len() {

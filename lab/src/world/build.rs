@@ -306,6 +306,7 @@ impl World {
             watch: Default::default(),
             dumps: Default::default(),
             since_tick: 0,
+            last_tick: 0,
             requests: Default::default(),
             own: Default::default(),
         };
@@ -327,6 +328,7 @@ impl World {
         for cpu in 0..world.living.len() {
             world.idle_until(CpuId(cpu as u16), ready);
         }
+        world.last_tick = ready;
         Ok(world)
     }
 

@@ -213,6 +213,8 @@ pub struct World {
     watch: background::Watch,
     dumps: dump::Dumps,
     since_tick: u64,
+    /// The machine's cycle at the last round of background work.
+    last_tick: u64,
     requests: requests::Requests,
     own: babelfish::Own,
 }
@@ -221,6 +223,8 @@ pub struct World {
 const ACCESSES_IN_LINE: usize = 64 / size_of::<Access>();
 /// Accesses between two rounds of background work (khugepaged, NUMA balancing).
 const TICK: u64 = 1 << 20;
+/// Linux scans a process for NUMA balancing once in so many milliseconds (`scan_period_min_ms`).
+const SCAN_PERIOD: u64 = 1000;
 /// An access that faults more often than this without getting done is stuck: a
 /// bug, or an input that no kernel could satisfy.
 const MAX_TRIES: u32 = 64;

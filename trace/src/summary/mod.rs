@@ -140,6 +140,8 @@ pub struct Row {
     pub insns: u16,
     /// Waits for the thread's previous access.
     pub dependent: bool,
+    /// Made by a locked instruction.
+    pub locked: bool,
     /// What happens after it.
     pub events: Vec<String>,
 }
@@ -164,6 +166,7 @@ impl Row {
             size: 1 << access.size_log2.min(63),
             insns: access.insns,
             dependent: access.flags & Access::DEPENDENT != 0,
+            locked: access.flags & Access::LOCKED != 0,
             events: Vec::new(),
         }
     }
