@@ -136,8 +136,8 @@ impl<M: TableMemory> Kernel<M> {
     ) -> Result<(), MmError> {
         self.shadow_sync(&mut *hw, cpu, id)?;
         let mut cx = self.cx(hw, cpu)?;
+        self.compare_unsync(&cx, id)?;
         self.vm_exit(&mut cx, id, ExitKind::RootLoad);
-        self.compare_unsync(&mut cx, id)?;
         self.ensure_root(&mut cx, id, root, levels)?;
         self.with_shadow(id, |core, _, shadow| {
             if let Some(space) = shadow.use_root(root) {
@@ -223,16 +223,16 @@ impl<M: TableMemory> Kernel<M> {
         let own = log.trapping() == Trapping::Agile && log.is_quiet();
         self.shadow_sync(&mut *hw, cpu, id)?;
         let mut cx = self.cx(hw, cpu)?;
-        if !own {
-            self.vm_exit(&mut cx, id, ExitKind::Invalidate);
-        }
         match what {
-            Invalidate::All => self.compare_unsync(&mut cx, id)?,
+            Invalidate::All => self.compare_unsync(&cx, id)?,
             // One entry each.
             Invalidate::Ranges(ranges) => {
                 let pages = ranges.iter().map(|range| range.len >> 12).sum::<u64>().min(512);
                 self.core.work.pass_lines[self.core.node(cpu).index()] += 2 * pages.div_ceil(8) as u32;
             }
+        }
+        if !own {
+            self.vm_exit(&mut cx, id, ExitKind::Invalidate);
         }
         self.with_shadow(id, |core, _, shadow| {
             if let Some(space) = shadow.use_root(root) {
@@ -241,14 +241,11 @@ impl<M: TableMemory> Kernel<M> {
         })
     }
 
-    /// Compares the leaf tables that are out of sync with their shadows, as the guest flushes: two pages of lines each.
-    fn compare_unsync(&mut self, cx: &mut Cx<'_, M::Space>, id: VmId) -> Result<(), MmError> {
+    /// Compares the leaf tables that are out of sync with their shadows, as the guest flushes: two pages of lines each,
+    /// within the exit of the flush.
+    fn compare_unsync(&mut self, cx: &Cx<'_, M::Space>, id: VmId) -> Result<(), MmError> {
         let pages = self.shadow(id)?.log.in_sync();
-        if pages > 0 {
-            let node = self.core.node(cx.cpu).index();
-            self.core.work.pass_lines[node] += (pages * 2 * 64) as u32;
-            self.core.charge(cx, Cost::Exit(ExitKind::TableWrite));
-        }
+        self.core.work.pass_lines[self.core.node(cx.cpu).index()] += (pages * 2 * 64) as u32;
         Ok(())
     }
 
@@ -339,7 +336,7 @@ impl<M: TableMemory> Kernel<M> {
         if let Some(vm) = self.vms.get_mut(id.0) {
             vm.space.stats.exited(kind, 1);
         }
-        cx.hw.charge(cx.cpu, Cost::Exit(kind), &Default::default());
+        self.core.charge(cx, Cost::Exit(kind));
     }
 
     /// Where a guest-physical address is, mapped as `intent` needs it: the entry of the VM's own table.
