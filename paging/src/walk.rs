@@ -73,7 +73,8 @@ impl Rights {
     /// Whether a user-mode access with `intent` is allowed.
     #[inline(always)]
     pub const fn allow(self, intent: Intent) -> bool {
-        self.user() && self.allow_kernel(intent)
+        let needed = 0b010 | intent.write as u8 | (intent.fetch as u8) << 2;
+        self.0 & needed == needed
     }
     /// Whether a supervisor-mode access with `intent` is allowed, with CR0.WP and EFER.NXE set and
     /// neither SMEP nor SMAP.
@@ -372,10 +373,13 @@ impl LeafCell<'_> {
     #[inline(always)]
     fn resolve<S: PhysSpace>(self, addr: u64) -> Option<Addr<S>> {
         let entry = Entry(self.cell.load(Ordering::Relaxed));
+        let place = |size: PageSize| entry.leaf_frame::<S>(size).base().offset(addr & (size.bytes() - 1));
+        // With a size that is known here, all that depends on it is.
+        if self.level == 1 {
+            return entry.is_leaf(1).then(|| place(PageSize::Size4K));
+        }
         let size = PageSize::from_level(self.level)?;
-        entry
-            .is_leaf(self.level)
-            .then(|| entry.leaf_frame::<S>(size).base().offset(addr & (size.bytes() - 1)))
+        entry.is_leaf(self.level).then(|| place(size))
     }
 }
 
@@ -471,20 +475,25 @@ fn descend<M: Walked>(
     addr: u64,
 ) -> Option<(Slot<M::Space>, Entry, PageSize)> {
     let (mut table, mut level, mut link) = (root, levels, mem.root_link());
-    loop {
-        let (slot, at) = mem.entry_of(table, level, link, addr);
-        level = at;
-        let entry = mem.word(slot).map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-        match judge::<M::Space>(entry, level, u64::MAX) {
-            Ok(Step::Table(next)) => {
-                table = next;
-                level -= 1;
-                link = link_of(entry);
+    // Unrolled, with the level known in each turn: half the instructions of a loop that counts its levels.
+    let mut turn = 5;
+    while turn > 0 {
+        if level == turn {
+            let (slot, at) = mem.entry_of(table, turn, link, addr);
+            let entry = mem.word(slot).map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+            match judge::<M::Space>(entry, at, u64::MAX) {
+                Ok(Step::Table(next)) => {
+                    table = next;
+                    level = at - 1;
+                    link = link_of(entry);
+                }
+                Ok(Step::Leaf(size)) => return Some((slot, entry, size)),
+                Err(_) => return None,
             }
-            Ok(Step::Leaf(size)) => return Some((slot, entry, size)),
-            Err(_) => return None,
         }
+        turn -= 1;
     }
+    None
 }
 
 /// Goes down a table silently to the entry of level 2 (or to a huge leaf above it) and
@@ -499,26 +508,44 @@ fn locate<'a, M: Walked>(
     near: &mut impl FnMut(Slot<M::Space>),
 ) -> Option<LeafCell<'a>> {
     let (mut table, mut level, mut link) = (root, levels, mem.root_link());
-    loop {
-        let (slot, at) = mem.entry_of(table, level, link, addr);
-        level = at;
-        let cell = mem.word(slot)?;
-        if level <= 2 {
-            near(slot);
-            crate::prefetch::prefetch(cell);
-            return Some(LeafCell { cell, level });
-        }
-        let entry = Entry(cell.load(Ordering::Relaxed));
-        match judge::<M::Space>(entry, level, u64::MAX) {
-            Ok(Step::Table(next)) => {
-                table = next;
-                level -= 1;
-                link = link_of(entry);
+    // Unrolled as in [`descend`].
+    let mut turn = 5;
+    while turn > 2 {
+        if level == turn {
+            let (slot, at) = mem.entry_of(table, turn, link, addr);
+            if at <= 2 {
+                return arrived(mem, slot, at, near);
             }
-            Ok(Step::Leaf(_)) => return Some(LeafCell { cell, level }),
-            Err(_) => return None,
+            let cell = mem.word(slot)?;
+            let entry = Entry(cell.load(Ordering::Relaxed));
+            match judge::<M::Space>(entry, at, u64::MAX) {
+                Ok(Step::Table(next)) => {
+                    table = next;
+                    level = at - 1;
+                    link = link_of(entry);
+                }
+                Ok(Step::Leaf(_)) => return Some(LeafCell { cell, level: at }),
+                Err(_) => return None,
+            }
         }
+        turn -= 1;
     }
+    let (slot, at) = mem.entry_of(table, level, link, addr);
+    arrived(mem, slot, at, near)
+}
+
+/// Prefetches the entry of `level` in `slot`, where a look-ahead has come to.
+#[inline(always)]
+fn arrived<'a, M: Walked>(
+    mem: &'a M,
+    slot: Slot<M::Space>,
+    level: u8,
+    near: &mut impl FnMut(Slot<M::Space>),
+) -> Option<LeafCell<'a>> {
+    let cell = mem.word(slot)?;
+    near(slot);
+    crate::prefetch::prefetch(cell);
+    Some(LeafCell { cell, level })
 }
 
 /// Goes on from `located`, which has arrived: to the entry of the table that it points to, which is
@@ -530,17 +557,15 @@ fn relocate<'a, M: Walked>(
     addr: u64,
     near: &mut impl FnMut(Slot<M::Space>),
 ) -> Option<LeafCell<'a>> {
-    if located.level == 1 {
+    // Above level 2 it is a leaf.
+    if located.level != 2 {
         return Some(located);
     }
     let entry = Entry(located.cell.load(Ordering::Relaxed));
-    match judge::<M::Space>(entry, located.level, u64::MAX) {
+    match judge::<M::Space>(entry, 2, u64::MAX) {
         Ok(Step::Table(next)) => {
-            let (slot, level) = mem.entry_of(next, located.level - 1, link_of(entry), addr);
-            let cell = mem.word(slot)?;
-            near(slot);
-            crate::prefetch::prefetch(cell);
-            Some(LeafCell { cell, level })
+            let (slot, level) = mem.entry_of(next, 1, link_of(entry), addr);
+            arrived(mem, slot, level, near)
         }
         Ok(Step::Leaf(_)) => Some(located),
         Err(_) => None,
@@ -564,11 +589,9 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
             port.reference(Cell { guest: level, host: 0 }, slot.addr());
             let cell = self.mem.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step =
-                judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Page { va, level, why })?;
             rights = rights.under(entry);
-            match step {
-                Step::Table(next) => {
+            match judge::<HostPhys>(entry, level, self.frames) {
+                Ok(Step::Table(next)) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
@@ -576,7 +599,7 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
                     let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
                     port.cache_table(Dim::Guest, va.raw(), cached);
                 }
-                Step::Leaf(size) => {
+                Ok(Step::Leaf(size)) => {
                     if !rights.allow(intent) {
                         return Err(Fault::Page { va, level, why: Why::Protection });
                     }
@@ -585,6 +608,7 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
                     let dirty = intent.write || entry.has(Flags::DIRTY);
                     return Ok(Leaf { frame, size, rights, dirty, link, tag: 0 });
                 }
+                Err(why) => return Err(Fault::Page { va, level, why }),
             }
         }
     }
@@ -687,14 +711,9 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
             port.reference(Cell { guest: row, host: level }, slot.addr());
             let cell = self.mem.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step = judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Nested {
-                gpa,
-                write,
-                why,
-            })?;
             rights = rights.under(entry);
-            match step {
-                Step::Table(next) => {
+            match judge::<HostPhys>(entry, level, self.frames) {
+                Ok(Step::Table(next)) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
@@ -702,7 +721,7 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
                     let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
                     port.cache_table(Dim::Host, gpa.raw(), cached);
                 }
-                Step::Leaf(size) => {
+                Ok(Step::Leaf(size)) => {
                     if !rights.allow(intent) {
                         return Err(Fault::Nested { gpa, write, why: Why::Protection });
                     }
@@ -713,6 +732,7 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
                     port.cache_host(gpa, leaf);
                     return Ok(leaf);
                 }
+                Err(why) => return Err(Fault::Nested { gpa, write, why }),
             }
         }
     }
@@ -838,18 +858,16 @@ where
             port.reference(Cell { guest: level, host: 0 }, at);
             let cell = self.guest.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step = judge::<GuestPhys>(entry, level, self.frames).map_err(|why| Fault::Page {
-                va,
-                level,
-                why,
-            })?;
-            if let Some(cached) = page {
+            let step = judge::<GuestPhys>(entry, level, self.frames);
+            if let Some(cached) = page
+                && step.is_ok()
+            {
                 // Only one that is in use: whoever empties it owes a flush for what it mapped.
                 port.cache_table(Dim::Guest, va.raw(), cached);
             }
             rights = rights.under(entry);
             match step {
-                Step::Table(next) => {
+                Ok(Step::Table(next)) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
@@ -862,7 +880,7 @@ where
                         port.cache_table(Dim::Guest, va.raw(), cached);
                     }
                 }
-                Step::Leaf(size) => {
+                Ok(Step::Leaf(size)) => {
                     if !rights.allow(intent) {
                         return Err(Fault::Page { va, level, why: Why::Protection });
                     }
@@ -880,6 +898,7 @@ where
                         tag: 0,
                     });
                 }
+                Err(why) => return Err(Fault::Page { va, level, why }),
             }
         }
     }
