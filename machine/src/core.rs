@@ -5,7 +5,7 @@
 //! of it; that is exact, since what was used last is the most recent in every
 //! structure. Misses leave the line of the loop through functions of their own.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, LINE_SHIFT};
 use crate::explain::Recorder;
 use crate::input::{Access, Kind};
 use crate::metrics::{Counters, Served};
@@ -197,21 +197,22 @@ impl<T: TlbTag> Core<T> {
     fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
         let mut found: [Option<X::Located>; STAGED] = [None; STAGED];
         // The tags of the L2 fit the real machine's; those of the last level do not.
-        let ask = |core: &Self, at: paging::Hpa| uncore.prefetch(core.socket, at.raw() >> 6);
+        let tags = uncore.llc(self.socket);
+        let mut ask = |at: Hpa| tags.prefetch_set(at.raw() >> LINE_SHIFT);
         for (place, access) in found.iter_mut().zip(accesses) {
             let va = T::group_va(&self.context, access.va);
-            *place = translation.locate(va, &mut |at| ask(self, at));
+            *place = translation.locate(va, &mut ask);
         }
         for _ in 1..X::STAGES {
             for (place, access) in found.iter_mut().zip(accesses) {
                 let va = T::group_va(&self.context, access.va);
-                *place = place.and_then(|located| translation.relocate(va, located, &mut |at| ask(self, at)));
+                *place = place.and_then(|located| translation.relocate(va, located, &mut ask));
             }
         }
         for (place, access) in found.iter().zip(accesses) {
             let va = T::group_va(&self.context, access.va);
             if let Some(at) = place.and_then(|located| translation.arrive(va, located)) {
-                ask(self, at);
+                ask(at);
             }
         }
     }

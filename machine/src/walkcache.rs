@@ -80,13 +80,20 @@ struct Array {
     ways: Assoc<u64, Table>,
 }
 
+impl Array {
+    fn new(geometry: Geometry, replacement: Replacement) -> Array {
+        Array { index: SetIndex::new(geometry.sets), ways: Assoc::new(geometry, replacement) }
+    }
+}
+
 /// No array holds entries of this level.
 const NONE: u8 = u8::MAX;
 
 /// The page-walk caches of one dimension.
 #[derive(Clone, Debug)]
 struct Dimension {
-    arrays: Vec<Array>,
+    /// No more than there are levels.
+    arrays: [Array; 4],
     /// The array that knows tables of level 1, 2, 3, 4.
     array_of: [u8; 4],
     /// Levels of tables that an entry may point to, as bits.
@@ -107,29 +114,37 @@ fn table_key(prefix: u64, tag: u16, level: u8) -> u64 {
 impl Dimension {
     fn new(arrays: &[WalkCacheArray]) -> Self {
         let mut array_of = [NONE; 4];
-        for (number, array) in arrays.iter().enumerate() {
-            for level in &array.levels {
-                array_of[*level as usize - 2] = number as u8;
-            }
+        let mut taken = Vec::new();
+        for level in 2..=5 {
+            let Some(given) = arrays.iter().rposition(|array| array.levels.contains(&level)) else {
+                continue;
+            };
+            let number = taken.iter().position(|other| *other == given).unwrap_or(taken.len());
+            taken.resize(taken.len().max(number + 1), given);
+            array_of[level as usize - 2] = number as u8;
         }
-        let arrays = arrays
-            .iter()
-            .map(|array| Array {
-                index: SetIndex::new(array.geometry.sets),
-                ways: Assoc::new(array.geometry, array.replacement),
-            })
-            .collect();
+        let none = Geometry { sets: 1, ways: 1 };
+        let arrays = std::array::from_fn(|number| match taken.get(number) {
+            Some(given) => Array::new(arrays[*given].geometry, arrays[*given].replacement),
+            None => Array::new(none, Replacement::Lru),
+        });
         Dimension { arrays, array_of, in_use: 0 }
+    }
+
+    /// The array that knows tables of `level`, if there is one.
+    #[inline(always)]
+    fn array(&mut self, level: u8) -> &mut Array {
+        &mut self.arrays[usize::from(self.array_of[usize::from(level - 1) % 4]) % 4]
     }
 
     #[inline(always)]
     fn get(&mut self, addr: u64, levels: u8, tag: u16) -> Option<CachedTable> {
         // The root is in a register, so the caches know levels below it.
-        for level in 1..levels {
-            if self.in_use & 1 << level == 0 {
-                continue;
-            }
-            let array = &mut self.arrays[self.array_of[level as usize - 1] as usize];
+        let mut left = self.in_use & ((1 << levels) - 1);
+        while left != 0 {
+            let level = left.trailing_zeros() as u8;
+            left &= left - 1;
+            let array = self.array(level);
             let prefix = prefix(addr, level);
             let key = table_key(prefix, tag, level);
             if let Some(found) = array.ways.get(array.index.set(prefix), key, |_| true) {
@@ -145,7 +160,7 @@ impl Dimension {
         if number == NONE {
             return;
         }
-        let array = &mut self.arrays[number as usize];
+        let array = self.array(table.level);
         let prefix = prefix(addr, table.level);
         let key = table_key(prefix, tag, table.level);
         let set = array.index.set(prefix);
@@ -180,14 +195,38 @@ impl Default for HostPage {
     }
 }
 
+/// No page has this number.
+const NO_PAGE: u64 = u64::MAX;
+
 #[derive(Clone, Debug)]
 struct NestedTlb {
     index: SetIndex,
     ways: Assoc<u64, HostPage>,
     /// Page sizes that an entry may have, as bits.
     in_use: u8,
-    /// The page that the last look-up did not find: it can be inserted without a search.
-    missed: Option<u64>,
+    /// The page that the last look-up did not find, or [`NO_PAGE`]: it can be inserted without a search.
+    missed: u64,
+}
+
+impl NestedTlb {
+    #[inline(always)]
+    fn insert(&mut self, gpa: Gpa, size: PageSize, leaf: HostLeaf, vm: u16) {
+        let first = leaf.frame.number().wrapping_sub(gpa.page() & (size.frames() - 1));
+        let key = host_key(gpa, size, vm);
+        let page = HostPage { first, rights: leaf.rights, dirty: leaf.dirty };
+        let set = self.index.set(key >> 18);
+        if std::mem::replace(&mut self.missed, NO_PAGE) == gpa.page() {
+            self.ways.insert(set, key, page);
+        } else {
+            self.ways.put(set, key, page, |_| true);
+        }
+        self.in_use |= 1 << size as u8;
+    }
+
+    #[inline(never)]
+    fn insert_large(&mut self, gpa: Gpa, size: PageSize, leaf: HostLeaf, vm: u16) {
+        self.insert(gpa, size, leaf, vm);
+    }
 }
 
 #[inline(always)]
@@ -212,7 +251,7 @@ impl WalkCaches {
             index: SetIndex::new(array.geometry.sets),
             ways: Assoc::new(array.geometry, array.replacement),
             in_use: 0,
-            missed: None,
+            missed: NO_PAGE,
         });
         WalkCaches { guest: Dimension::new(guest), host: Dimension::new(host), nested, space: 0, vm: 0 }
     }
@@ -228,7 +267,7 @@ impl WalkCaches {
     pub fn set_vm(&mut self, vm: u16) {
         self.vm = vm;
         if let Some(nested) = &mut self.nested {
-            nested.missed = None;
+            nested.missed = NO_PAGE;
         }
     }
 
@@ -255,7 +294,7 @@ impl WalkCaches {
     #[inline(always)]
     pub fn host(&mut self, gpa: Gpa) -> Option<HostLeaf> {
         let nested = self.nested.as_mut()?;
-        nested.missed = None;
+        nested.missed = NO_PAGE;
         for size in PageSize::ALL {
             if nested.in_use >> size as u8 & 1 == 0 {
                 continue;
@@ -266,7 +305,7 @@ impl WalkCaches {
                 return Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty });
             }
         }
-        nested.missed = Some(gpa.page());
+        nested.missed = gpa.page();
         None
     }
 
@@ -274,16 +313,11 @@ impl WalkCaches {
     #[inline(always)]
     pub fn insert_host(&mut self, gpa: Gpa, leaf: HostLeaf) {
         let Some(nested) = self.nested.as_mut() else { return };
-        let first = leaf.frame.number().wrapping_sub(gpa.page() & (leaf.size.frames() - 1));
-        let key = host_key(gpa, leaf.size, self.vm);
-        let page = HostPage { first, rights: leaf.rights, dirty: leaf.dirty };
-        let set = nested.index.set(key >> 18);
-        if nested.missed.take() == Some(gpa.page()) {
-            nested.ways.insert(set, key, page);
-        } else {
-            nested.ways.put(set, key, page, |_| true);
+        // With a size that is known here, all that depends on it is.
+        match leaf.size {
+            PageSize::Size4K => nested.insert(gpa, PageSize::Size4K, leaf, self.vm),
+            large => nested.insert_large(gpa, large, leaf, self.vm),
         }
-        nested.in_use |= 1 << leaf.size as u8;
     }
 
     /// Forgets all tables of `space`, as any invalidation of a single page
