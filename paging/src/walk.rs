@@ -44,6 +44,16 @@ impl Rights {
     /// Loads and stores of user mode, no fetches.
     pub const DATA: Rights = Rights(0b011);
 
+    /// As bits, of which only the low three are used.
+    #[inline(always)]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+    /// From what [`Rights::bits`] returned; other bits mean nothing.
+    #[inline(always)]
+    pub const fn from_bits(bits: u8) -> Rights {
+        Rights(bits & Self::ALL.0)
+    }
     /// These rights under one more entry.
     #[inline(always)]
     pub const fn under(self, entry: Entry) -> Rights {
@@ -795,7 +805,7 @@ impl<G, D: Copy> Copy for Nested<'_, G, D> {}
 pub enum NestedPlace<'a, L> {
     /// At the guest's entry of level 2, or a leaf above it.
     Guest(LeafCell<'a>),
-    /// At the guest's entry of level 1, and in the host's table on the way to it.
+    /// At the guest's entry of level 1, and at the host's last one on the way to it.
     Leaf {
         /// The entry.
         leaf: LeafCell<'a>,
@@ -803,8 +813,6 @@ pub enum NestedPlace<'a, L> {
         at: Gpa,
         /// The host's entry for that.
         host: L,
-        /// Host entries to come after it.
-        left: u8,
     },
     /// In the host's table on the way to the data page at this address.
     Data(L, Gpa),
@@ -816,8 +824,8 @@ where
     D: HostStage,
 {
     type Located = NestedPlace<'a, D::Located>;
-    /// The guest's of level 2, the host's for the one of level 1, and the host's for the data.
-    const STAGES: u8 = 1 + 2 * D::STAGES;
+    /// The guest's of level 2, the host's last one for the one of level 1, and the host's for the data.
+    const STAGES: u8 = 2 + D::STAGES;
 
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
@@ -923,16 +931,17 @@ where
                 let mut at = None;
                 let leaf = relocate(self.guest, upper, va.raw(), &mut |slot| at = Some(slot.addr()))?;
                 if let Some(at) = at {
-                    let host = self.host.locate(at, near)?;
-                    return Some(NestedPlace::Leaf { leaf, at, host, left: D::STAGES - 1 });
+                    // The guest's tables are a part in 512 of its data, so the host's entries for them above the last
+                    // are near.
+                    let mut host = self.host.locate(at, near)?;
+                    for _ in 1..D::STAGES {
+                        host = self.host.relocate(at, host, near)?;
+                    }
+                    return Some(NestedPlace::Leaf { leaf, at, host });
                 }
                 leaf
             }
-            NestedPlace::Leaf { leaf, at, host, left } if left > 0 => {
-                let host = self.host.relocate(at, host, near)?;
-                return Some(NestedPlace::Leaf { leaf, at, host, left: left - 1 });
-            }
-            NestedPlace::Leaf { leaf, at, host, .. } => {
+            NestedPlace::Leaf { leaf, at, host } => {
                 near(self.host.arrive(at, host)?);
                 leaf
             }

@@ -31,6 +31,16 @@ enum Other {
     InPlace(Box<Assoc<u32, ()>>),
 }
 
+impl Other {
+    #[inline(never)]
+    fn prefetch(&self, set: usize) {
+        match self {
+            Other::Ordered(ordered) => ordered.prefetch(set),
+            Other::InPlace(assoc) => assoc.prefetch(set),
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Ordered {
     /// Set after set, `vectors` each.
@@ -191,10 +201,9 @@ impl Tags {
     #[inline(always)]
     pub fn prefetch(&self, set: usize) {
         match &self.layout {
-            Layout::Pairs(pairs) => paging::prefetch::prefetch(&pairs[set]),
-            Layout::Other(Other::Ordered(ordered)) => ordered.prefetch(set),
-            Layout::Packed(rows) => paging::prefetch::prefetch(&rows[set]),
-            Layout::Other(Other::InPlace(assoc)) => assoc.prefetch(set),
+            Layout::Pairs(pairs) => pairs.get(set).into_iter().for_each(paging::prefetch::prefetch),
+            Layout::Packed(rows) => rows.get(set).into_iter().for_each(paging::prefetch::prefetch),
+            Layout::Other(other) => other.prefetch(set),
         }
     }
 }
