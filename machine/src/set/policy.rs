@@ -43,10 +43,9 @@ macro_rules! recency {
                 // test; only fields above the first 0 can be mistaken).
                 let differs = self ^ LOW.wrapping_mul(way as $word);
                 let zeros = differs.wrapping_sub(LOW) & !differs & HIGH;
-                let at = zeros.trailing_zeros() - ($bits - 1);
-                let before = ((1 as $word) << at) - 1;
-                let through = ((1 as $word) << at << $bits).wrapping_sub(1);
-                (self & !through) | (self & before) << $bits | way as $word
+                // All bits through the end of that field.
+                let through = zeros ^ zeros.wrapping_sub(1);
+                self & !through | (self << $bits | way as $word) & through
             }
 
             #[inline(always)]
