@@ -16,7 +16,7 @@ use crate::tlb::{Hit, Tlb};
 use crate::uncore::Uncore;
 use crate::walkcache::WalkCaches;
 use paging::frames::CpuId;
-use paging::{Check, Direct, Fault, Hpa, Intent, NodeId, TlbTag, Translation, Va};
+use paging::{Check, Direct, Fault, Hpa, Intent, Leaf, NodeId, TlbTag, Translation, Va};
 use std::hint::select_unpredictable;
 
 /// Latencies of a core's own parts, in ticks.
@@ -450,15 +450,46 @@ impl<T: TlbTag> Core<T> {
         ready: Ticks,
         missed: bool,
     ) -> Result<(Hit, Ticks), Fault> {
-        let group = T::group_va(&self.context, va);
         let (walker, start) = self.timing.begin_walk(ready);
-        let (result, end, checked) = if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
-            self.recorded_walk(uncore, translation, va, intent, (walker, start))
-        } else {
-            let mut port = self.port(uncore, start);
-            (translation.walk(&mut port, group, intent), port.time, port.checked)
-        };
+        if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
+            return self.walk_recorded(uncore, translation, va, intent, (walker, start), missed);
+        }
+        let group = T::group_va(&self.context, va);
+        let mut port = self.port(uncore, start);
+        let result = translation.walk(&mut port, group, intent);
+        let (end, checked) = (port.time, port.checked);
+        self.end_walk::<X>(va, intent, (walker, start, end), checked, missed, result)
+    }
+
+    /// The same, apart: what a walk found would go through memory where the two ways meet.
+    #[cold]
+    #[inline(never)]
+    fn walk_recorded<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        intent: Intent,
+        (walker, start): (usize, Ticks),
+        missed: bool,
+    ) -> Result<(Hit, Ticks), Fault> {
+        let (result, end, checked) = self.recorded_walk(uncore, translation, va, intent, (walker, start));
+        self.end_walk::<X>(va, intent, (walker, start, end), checked, missed, result)
+    }
+
+    /// What the walk found goes into both TLBs.
+    #[inline(always)]
+    fn end_walk<X: Translation>(
+        &mut self,
+        va: Va,
+        intent: Intent,
+        (walker, start, end): (usize, Ticks, Ticks),
+        checked: Ticks,
+        missed: bool,
+        result: Result<Leaf, Fault>,
+    ) -> Result<(Hit, Ticks), Fault> {
         self.timing.end_walk(walker, start, end);
+        let group = T::group_va(&self.context, va);
         match result {
             Ok(leaf) => {
                 if X::LATE_CHECKS {

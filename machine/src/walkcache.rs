@@ -33,23 +33,14 @@ pub struct NestedTlbArray {
     pub replacement: Replacement,
 }
 
-/// A table as a way holds it: frame numbers have 30 bits
-/// ([`paging::frames::MAX_FRAMES`]).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A table as a way holds it, in two words that stay in registers: built byte by byte in memory, it was waited for
+/// when it was copied into its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Table {
-    frame: u32,
-    host: u32,
-    level: u8,
-    rights: Rights,
-    link: u8,
-    /// The VM under which a guest's table was resolved.
-    vm: u16,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Table { frame: 0, host: 0, level: 0, rights: Rights::ALL, link: 0, vm: 0 }
-    }
+    /// Its frame and its host frame, 32 bits each: frame numbers have 30 ([`paging::frames::MAX_FRAMES`]).
+    frames: u64,
+    /// Level, rights, link, a byte each, and the VM under which a guest's table was resolved.
+    about: u64,
 }
 
 impl Table {
@@ -59,17 +50,25 @@ impl Table {
     fn new(table: &CachedTable, vm: u16) -> Option<Table> {
         let frame = u32::try_from(table.frame).ok()?;
         let host = u32::try_from(table.host.number()).ok()?;
-        Some(Table { frame, host, level: table.level, rights: table.rights, link: table.link, vm })
+        let about = u64::from(table.level)
+            | u64::from(table.rights.bits()) << 8
+            | u64::from(table.link) << 16
+            | u64::from(vm) << 24;
+        Some(Table { frames: u64::from(frame) | u64::from(host) << 32, about })
+    }
+
+    fn vm(&self) -> u16 {
+        (self.about >> 24) as u16
     }
 
     #[inline(always)]
     fn cached(&self) -> CachedTable {
         CachedTable {
-            level: self.level,
-            frame: u64::from(self.frame),
-            host: Hfn::new(u64::from(self.host)),
-            rights: self.rights,
-            link: self.link,
+            level: self.about as u8,
+            frame: u64::from(self.frames as u32),
+            host: Hfn::new(self.frames >> 32),
+            rights: Rights::from_bits((self.about >> 8) as u8),
+            link: (self.about >> 16) as u8,
         }
     }
 }
@@ -183,8 +182,8 @@ fn tag_of(key: u64) -> u16 {
 /// What the nested TLB knows of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct HostPage {
-    /// The host frame of the page's first 4 KiB.
-    first: u64,
+    /// The host frame of the page's first 4 KiB: a frame number has 30 bits.
+    first: u32,
     rights: Rights,
     dirty: bool,
 }
@@ -210,10 +209,27 @@ struct NestedTlb {
 
 impl NestedTlb {
     #[inline(always)]
+    fn probe(&mut self, gpa: Gpa, size: PageSize, vm: u16) -> Option<HostLeaf> {
+        if self.in_use >> size as u8 & 1 == 0 {
+            return None;
+        }
+        let key = host_key(gpa, size, vm);
+        let page = self.ways.get(self.index.set(key >> 18), key, |_| true)?;
+        let within = gpa.page() & (size.frames() - 1);
+        let frame = Hfn::new(u64::from(page.first.wrapping_add(within as u32)));
+        Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty })
+    }
+
+    #[inline(never)]
+    fn probe_large(&mut self, gpa: Gpa, vm: u16) -> Option<HostLeaf> {
+        self.probe(gpa, PageSize::Size2M, vm).or_else(|| self.probe(gpa, PageSize::Size1G, vm))
+    }
+
+    #[inline(always)]
     fn insert(&mut self, gpa: Gpa, size: PageSize, leaf: HostLeaf, vm: u16) {
         let first = leaf.frame.number().wrapping_sub(gpa.page() & (size.frames() - 1));
         let key = host_key(gpa, size, vm);
-        let page = HostPage { first, rights: leaf.rights, dirty: leaf.dirty };
+        let page = HostPage { first: first as u32, rights: leaf.rights, dirty: leaf.dirty };
         let set = self.index.set(key >> 18);
         if std::mem::replace(&mut self.missed, NO_PAGE) == gpa.page() {
             self.ways.insert(set, key, page);
@@ -295,14 +311,14 @@ impl WalkCaches {
     pub fn host(&mut self, gpa: Gpa) -> Option<HostLeaf> {
         let nested = self.nested.as_mut()?;
         nested.missed = NO_PAGE;
-        for size in PageSize::ALL {
-            if nested.in_use >> size as u8 & 1 == 0 {
-                continue;
-            }
-            let key = host_key(gpa, size, self.vm);
-            if let Some(page) = nested.ways.get(nested.index.set(key >> 18), key, |_| true) {
-                let frame = Hfn::new(page.first.wrapping_add(gpa.page() & (size.frames() - 1)));
-                return Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty });
+        let found = nested.probe(gpa, PageSize::Size4K, self.vm);
+        if found.is_some() {
+            return found;
+        }
+        if nested.in_use & !(1 << PageSize::Size4K as u8) != 0 {
+            let found = nested.probe_large(gpa, self.vm);
+            if found.is_some() {
+                return found;
             }
         }
         nested.missed = gpa.page();
@@ -337,7 +353,7 @@ impl WalkCaches {
     pub fn flush_vm(&mut self, vm: u16) -> usize {
         let nested = self.nested.as_mut();
         let pages = nested.map_or(0, |n| n.ways.retain(|key, _| (key >> 2) as u16 != vm));
-        pages + self.guest.retain(|_, table| table.vm != vm) + self.host.retain(|key, _| tag_of(key) != vm)
+        pages + self.guest.retain(|_, table| table.vm() != vm) + self.host.retain(|key, _| tag_of(key) != vm)
     }
 
     /// Forgets what was derived from the entries of `vm`'s table for `bytes`
@@ -354,7 +370,7 @@ impl WalkCaches {
             })
         });
         let tables = self.host.retain(|key, _| tag_of(key) != vm || !covers(key, start.raw(), bytes));
-        pages + tables + self.guest.retain(|_, table| table.vm != vm)
+        pages + tables + self.guest.retain(|_, table| table.vm() != vm)
     }
 
     /// Forgets everything.
