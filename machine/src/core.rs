@@ -5,7 +5,7 @@
 //! of it; that is exact, since what was used last is the most recent in every
 //! structure. Misses leave the line of the loop through functions of their own.
 
-use crate::cache::Cache;
+use crate::cache::{Cache, LINE_SHIFT};
 use crate::explain::Recorder;
 use crate::input::{Access, Kind};
 use crate::metrics::{Counters, Served};
@@ -16,7 +16,7 @@ use crate::tlb::{Hit, Tlb};
 use crate::uncore::Uncore;
 use crate::walkcache::WalkCaches;
 use paging::frames::CpuId;
-use paging::{Check, Direct, Fault, Hpa, Intent, NodeId, TlbTag, Translation, Va};
+use paging::{Check, Direct, Fault, Hpa, Intent, Leaf, NodeId, TlbTag, Translation, Va};
 use std::hint::select_unpredictable;
 
 /// Latencies of a core's own parts, in ticks.
@@ -197,21 +197,22 @@ impl<T: TlbTag> Core<T> {
     fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
         let mut found: [Option<X::Located>; STAGED] = [None; STAGED];
         // The tags of the L2 fit the real machine's; those of the last level do not.
-        let ask = |core: &Self, at: paging::Hpa| uncore.prefetch(core.socket, at.raw() >> 6);
+        let tags = uncore.llc(self.socket);
+        let mut ask = |at: Hpa| tags.prefetch_set(at.raw() >> LINE_SHIFT);
         for (place, access) in found.iter_mut().zip(accesses) {
             let va = T::group_va(&self.context, access.va);
-            *place = translation.locate(va, &mut |at| ask(self, at));
+            *place = translation.locate(va, &mut ask);
         }
         for _ in 1..X::STAGES {
             for (place, access) in found.iter_mut().zip(accesses) {
                 let va = T::group_va(&self.context, access.va);
-                *place = place.and_then(|located| translation.relocate(va, located, &mut |at| ask(self, at)));
+                *place = place.and_then(|located| translation.relocate(va, located, &mut ask));
             }
         }
         for (place, access) in found.iter().zip(accesses) {
             let va = T::group_va(&self.context, access.va);
             if let Some(at) = place.and_then(|located| translation.arrive(va, located)) {
-                ask(self, at);
+                ask(at);
             }
         }
     }
@@ -457,15 +458,46 @@ impl<T: TlbTag> Core<T> {
         ready: Ticks,
         missed: bool,
     ) -> Result<(Hit, Ticks), Fault> {
-        let group = T::group_va(&self.context, va);
         let (walker, start) = self.timing.begin_walk(ready);
-        let (result, end, checked) = if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
-            self.recorded_walk(uncore, translation, va, intent, (walker, start))
-        } else {
-            let mut port = self.port(uncore, start);
-            (translation.walk(&mut port, group, intent), port.time, port.checked)
-        };
+        if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
+            return self.walk_recorded(uncore, translation, va, intent, (walker, start), missed);
+        }
+        let group = T::group_va(&self.context, va);
+        let mut port = self.port(uncore, start);
+        let result = translation.walk(&mut port, group, intent);
+        let (end, checked) = (port.time, port.checked);
+        self.end_walk::<X>(va, intent, (walker, start, end), checked, missed, result)
+    }
+
+    /// The same, apart: what a walk found would go through memory where the two ways meet.
+    #[cold]
+    #[inline(never)]
+    fn walk_recorded<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        va: Va,
+        intent: Intent,
+        (walker, start): (usize, Ticks),
+        missed: bool,
+    ) -> Result<(Hit, Ticks), Fault> {
+        let (result, end, checked) = self.recorded_walk(uncore, translation, va, intent, (walker, start));
+        self.end_walk::<X>(va, intent, (walker, start, end), checked, missed, result)
+    }
+
+    /// What the walk found goes into both TLBs.
+    #[inline(always)]
+    fn end_walk<X: Translation>(
+        &mut self,
+        va: Va,
+        intent: Intent,
+        (walker, start, end): (usize, Ticks, Ticks),
+        checked: Ticks,
+        missed: bool,
+        result: Result<Leaf, Fault>,
+    ) -> Result<(Hit, Ticks), Fault> {
         self.timing.end_walk(walker, start, end);
+        let group = T::group_va(&self.context, va);
         match result {
             Ok(leaf) => {
                 if X::LATE_CHECKS {

@@ -52,12 +52,14 @@ impl Served {
     }
 }
 
-/// Places of the grid: 0 to 5 in both dimensions.
-const CELLS: usize = 36;
+/// Places of the grid in one dimension: 0 to 5, and as many as make a place a matter of bits.
+const WIDTH: usize = 8;
+/// Places of the grid.
+const CELLS: usize = WIDTH * WIDTH;
 
 #[inline(always)]
 fn place(cell: Cell) -> usize {
-    (cell.guest as usize * 6 + cell.host as usize).min(CELLS - 1)
+    cell.guest as usize % WIDTH * WIDTH + cell.host as usize % WIDTH
 }
 
 /// References of one place that were served at one place.
@@ -74,14 +76,15 @@ struct Group {
 /// spread over the places that were skipped when somebody asks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Grid {
-    references: [[Group; 7]; CELLS],
+    /// As many groups as make a place a matter of bits.
+    references: [[Group; WIDTH]; CELLS],
     /// By the levels of the table (4, 5) and the place that was skipped to.
     skips: [[[u64; CELLS]; 2]; 2],
 }
 
 impl Default for Grid {
     fn default() -> Self {
-        Grid { references: [[Group::default(); 7]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
+        Grid { references: [[Group::default(); WIDTH]; CELLS], skips: [[[0; CELLS]; 2]; 2] }
     }
 }
 
@@ -95,13 +98,13 @@ impl Grid {
     }
     /// Ticks of the references at `cell`, by where they were served.
     pub fn ticks(&self, cell: Cell) -> [Ticks; 7] {
-        self.references[place(cell)].map(|group| group.ticks)
+        Served::ALL.map(|served| self.references[place(cell)][served as usize].ticks)
     }
     /// Ticks of the references to the process's table (or natively, to the only one), and to the VM's.
     pub fn dimension_ticks(&self) -> [Ticks; 2] {
         let mut sum = [0; 2];
         for (index, by) in self.references.iter().enumerate() {
-            sum[usize::from(index % 6 > 0)] += by.iter().map(|group| group.ticks).sum::<Ticks>();
+            sum[usize::from(index % WIDTH > 0)] += by.iter().map(|group| group.ticks).sum::<Ticks>();
         }
         sum
     }
@@ -140,7 +143,7 @@ impl Grid {
     /// All cells with a count, rows first.
     pub fn cells(&self) -> impl Iterator<Item = (Cell, [u64; 7])> + '_ {
         (0..CELLS as u8)
-            .map(|index| Cell { guest: index / 6, host: index % 6 })
+            .map(|index| Cell { guest: index / WIDTH as u8, host: index % WIDTH as u8 })
             .map(|cell| (cell, Served::ALL.map(|served| self.get(cell, served))))
             .filter(|(_, by)| by.iter().any(|n| *n > 0))
     }

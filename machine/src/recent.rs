@@ -33,10 +33,10 @@ pub(crate) struct Recent {
 }
 
 impl Recent {
-    /// Nothing known yet, of a TLB of `sets` sets ([`crate::tlb::Tlb::sets_of_small`]).
+    /// Nothing known yet, of a TLB with the sets of `mask` ([`crate::tlb::Tlb::sets_of_small`]).
     #[inline(always)]
-    pub fn new(sets: usize) -> Recent {
-        Recent { pages: [NO_PAGE; SETS], mask: mask(sets) }
+    pub fn new(mask: u64) -> Recent {
+        Recent { pages: [NO_PAGE; SETS], mask }
     }
 
     #[inline(always)]
@@ -51,11 +51,11 @@ impl Recent {
         (page.number[usize::from(write)] == va.page()).then_some(page.base)
     }
 
-    /// The TLB, now of `sets` sets, was asked for `va`, and this is what it says.
+    /// The TLB, now with the sets of `mask`, was asked for `va`, and this is what it says.
     #[inline(always)]
-    pub fn remember(&mut self, va: Va, hit: &Hit, sets: usize) {
+    pub fn remember(&mut self, va: Va, hit: &Hit, mask: u64) {
         // A page that the first level breaks up, or does not take.
-        self.mask &= if hit.size == PageSize::Size4K { mask(sets) } else { 0 };
+        self.mask &= if hit.size == PageSize::Size4K { mask } else { 0 };
         let set = self.set(va.page());
         let writable = if hit.may_store() { va.page() } else { NONE };
         self.pages[set] = Page { number: [va.page(), writable], base: hit.page_base(va) };
@@ -70,7 +70,7 @@ impl Recent {
     }
 }
 
-#[inline(always)]
-fn mask(sets: usize) -> u64 {
+/// From a page's number to its set among `sets`; 0 if that is not so simple.
+pub(crate) fn mask(sets: usize) -> u64 {
     if sets.is_power_of_two() && sets <= SETS { sets as u64 - 1 } else { 0 }
 }

@@ -317,6 +317,9 @@ impl Timing {
     #[inline(always)]
     pub fn begin_walk(&mut self, ready: Ticks) -> (usize, Ticks) {
         let mut best = (0, self.walkers[0].room(ready, self.walk_length));
+        if self.walkers.len() == 1 {
+            return best;
+        }
         for (number, walker) in self.walkers.iter().enumerate().skip(1) {
             let start = walker.room(ready, self.walk_length);
             if start < best.1 {

@@ -8,6 +8,7 @@
 //! The set is chosen by the page number alone, so that all tags of one page
 //! meet in one set; the address space is part of the key that is compared.
 
+use crate::recent;
 use crate::set::{Assoc, Geometry, Replacement, SetIndex};
 use paging::{Intent, Leaf, PageSize, Rights, TlbTag, Va, tlb_key};
 
@@ -46,14 +47,16 @@ impl Hit {
     /// What a walk for `va` that ended in `leaf` found, cached as a page of `size`.
     #[inline(always)]
     pub fn new(va: Va, leaf: &Leaf, size: PageSize) -> Hit {
-        let within = va.page() & (size.frames() - 1);
+        // What is 0 for most is not calculated.
+        let within = if size == PageSize::Size4K { 0 } else { va.page() & (size.frames() - 1) };
         let first = leaf.frame.number().wrapping_sub(within) as u32;
         Hit { first, size, rights: leaf.rights, dirty: leaf.dirty }
     }
     /// Host-physical address of the 4 KiB that hold `va`.
     #[inline(always)]
     pub fn page_base(&self, va: Va) -> u64 {
-        let within = va.page() as u32 & (self.size.frames() as u32 - 1);
+        let small = self.size == PageSize::Size4K;
+        let within = if small { 0 } else { va.page() as u32 & (self.size.frames() as u32 - 1) };
         u64::from(self.first.wrapping_add(within)) << 12
     }
     /// Whether an access with `intent` needs no walk.
@@ -82,6 +85,10 @@ struct Array<T> {
 }
 
 impl<T: TlbTag> Array<T> {
+    fn new(geometry: Geometry, replacement: Replacement) -> Self {
+        Array { index: SetIndex::new(geometry.sets), ways: Assoc::new(geometry, replacement) }
+    }
+
     /// The set and the key of `va` as part of a page of `size`.
     #[inline(always)]
     fn place(&self, va: Va, size: PageSize, space: u16) -> (usize, u64) {
@@ -96,7 +103,8 @@ const NONE: u8 = u8::MAX;
 /// One level of TLBs: all its arrays.
 #[derive(Clone, Debug)]
 pub struct Tlb<T: TlbTag> {
-    arrays: Vec<Array<T>>,
+    /// No more than there are page sizes; the one that takes 4 KiB pages is the first.
+    arrays: [Array<T>; 3],
     /// The array of each page size, by [`PageSize`] − 1.
     array_of: [u8; 3],
     /// The size that a leaf of each size is cached as: its own, or the largest
@@ -104,6 +112,8 @@ pub struct Tlb<T: TlbTag> {
     cached_as: [Option<PageSize>; 3],
     /// Page sizes that an entry may have, as bits.
     in_use: u8,
+    /// See [`Tlb::sets_of_small`].
+    sets_of_small: u64,
 }
 
 #[inline(always)]
@@ -117,24 +127,40 @@ impl<T: TlbTag> Tlb<T> {
     /// in the second level; otherwise this level does not cache it.
     pub fn new(arrays: &[TlbArray], fracture: bool) -> Self {
         let mut array_of = [NONE; 3];
-        for (number, array) in arrays.iter().enumerate() {
-            for size in &array.sizes {
-                array_of[*size as usize - 1] = number as u8;
-            }
+        let mut taken = Vec::new();
+        for size in PageSize::ALL {
+            let Some(given) = arrays.iter().rposition(|array| array.sizes.contains(&size)) else { continue };
+            let number = taken.iter().position(|other| *other == given).unwrap_or(taken.len());
+            taken.resize(taken.len().max(number + 1), given);
+            array_of[size as usize - 1] = number as u8;
         }
         let has = |size: &PageSize| array_of[*size as usize - 1] != NONE;
         let cached_as = PageSize::ALL.map(|size| {
             let mut smaller = PageSize::ALL.into_iter().rev().filter(|s| *s <= size);
             if fracture { smaller.find(has) } else { smaller.next().filter(has) }
         });
-        let arrays = arrays
-            .iter()
-            .map(|array| Array {
-                index: SetIndex::new(array.geometry.sets),
-                ways: Assoc::new(array.geometry, array.replacement),
-            })
-            .collect();
-        Tlb { arrays, array_of, cached_as, in_use: 0 }
+        let none = Geometry { sets: 1, ways: 1 };
+        let arrays = std::array::from_fn(|number| match taken.get(number) {
+            Some(given) => Array::new(arrays[*given].geometry, arrays[*given].replacement),
+            None => Array::new(none, Replacement::Lru),
+        });
+        let mut tlb = Tlb { arrays, array_of, cached_as, in_use: 0, sets_of_small: 0 };
+        tlb.now_in_use(0);
+        tlb
+    }
+
+    /// Entries may have the page sizes in `in_use` from now on.
+    fn now_in_use(&mut self, in_use: u8) {
+        let small = bit(PageSize::Size4K);
+        let simple = in_use & !small == 0 && self.array_of[PageSize::Size4K as usize - 1] != NONE;
+        self.in_use = in_use;
+        self.sets_of_small = if simple { recent::mask(self.arrays[0].index.sets()) } else { 0 };
+    }
+
+    /// The number of the array of a size that an array takes.
+    #[inline(always)]
+    fn number(&self, size: PageSize) -> usize {
+        if size == PageSize::Size4K { 0 } else { usize::from(self.array_of[size as usize - 1]) }
     }
 
     /// The entry that may serve an access to `va` in `context`.
@@ -165,7 +191,7 @@ impl<T: TlbTag> Tlb<T> {
 
     #[inline(always)]
     fn probe(&mut self, va: Va, size: PageSize, space: u16, context: &T::Context) -> Option<(Hit, T)> {
-        let array = &mut self.arrays[self.array_of[size as usize - 1] as usize];
+        let array = &mut self.arrays[self.number(size)];
         let (set, key) = array.place(va, size, space);
         let entry = array.ways.get(set, key, |entry| !T::CONDITIONAL || entry.tag.admits(context))?;
         Some((entry.hit, entry.tag))
@@ -177,10 +203,21 @@ impl<T: TlbTag> Tlb<T> {
     /// takes pages of that size.
     #[inline(always)]
     pub fn fill(&mut self, va: Va, context: &T::Context, leaf: &Leaf, tag: T, missed: bool) -> Hit {
+        // With a size that is known here, all that depends on it is.
+        if leaf.size == PageSize::Size4K && self.cached_as[PageSize::Size4K as usize - 1].is_some() {
+            let hit = Hit::new(va, leaf, PageSize::Size4K);
+            self.put(va, context, PageSize::Size4K, Entry { hit, tag }, missed);
+            return hit;
+        }
+        self.fill_large(va, context, leaf, tag, missed)
+    }
+
+    #[inline(never)]
+    fn fill_large(&mut self, va: Va, context: &T::Context, leaf: &Leaf, tag: T, missed: bool) -> Hit {
         match self.cached_as[leaf.size as usize - 1] {
             Some(size) => {
                 let hit = Hit::new(va, leaf, size);
-                self.put(va, context, hit, tag, missed);
+                self.put(va, context, size, Entry { hit, tag }, missed);
                 hit
             }
             None => Hit::new(va, leaf, leaf.size),
@@ -191,37 +228,36 @@ impl<T: TlbTag> Tlb<T> {
     #[inline(always)]
     pub fn fill_hit(&mut self, va: Va, context: &T::Context, hit: Hit, tag: T) {
         match self.cached_as[hit.size as usize - 1] {
-            Some(size) if size == hit.size => self.put(va, context, hit, tag, true),
+            Some(size) if size == hit.size => self.put(va, context, size, Entry { hit, tag }, true),
             Some(size) => {
                 let first = (hit.page_base(va) >> 12).wrapping_sub(va.page() & (size.frames() - 1));
-                self.put(va, context, Hit { first: first as u32, size, ..hit }, tag, true);
+                let hit = Hit { first: first as u32, size, ..hit };
+                self.put(va, context, size, Entry { hit, tag }, true);
             }
             None => {}
         }
     }
 
     #[inline(always)]
-    fn put(&mut self, va: Va, context: &T::Context, hit: Hit, tag: T, missed: bool) {
-        let array = &mut self.arrays[self.array_of[hit.size as usize - 1] as usize];
-        let (set, key) = array.place(va, hit.size, T::key(context));
-        let (entry, same) = (Entry { hit, tag }, |old: &Entry<T>| !T::CONDITIONAL || old.tag.admits(context));
+    fn put(&mut self, va: Va, context: &T::Context, size: PageSize, entry: Entry<T>, missed: bool) {
+        let array = &mut self.arrays[self.number(size)];
+        let (set, key) = array.place(va, size, T::key(context));
+        let same = |old: &Entry<T>| !T::CONDITIONAL || old.tag.admits(context);
         if missed {
             debug_assert!(!array.ways.holds(set, key, same), "a second entry for {va:?}");
             array.ways.insert(set, key, entry);
         } else {
             array.ways.put(set, key, entry, same);
         }
-        self.in_use |= bit(hit.size);
+        if self.in_use & bit(size) == 0 {
+            self.now_in_use(self.in_use | bit(size));
+        }
     }
 
-    /// Sets of 4 KiB pages, while there are no other pages; else 1, which all are in.
+    /// From the number of a 4 KiB page to its set, as a mask, while there are no other pages and few sets; else 0.
     #[inline(always)]
-    pub fn sets_of_small(&self) -> usize {
-        let array = self.array_of[PageSize::Size4K as usize - 1];
-        if self.in_use & !bit(PageSize::Size4K) != 0 || array == NONE {
-            return 1;
-        }
-        self.arrays[array as usize].index.sets()
+    pub fn sets_of_small(&self) -> u64 {
+        self.sets_of_small
     }
 
     /// Asks the host for the sets that a lookup of `va` will compare.
@@ -229,7 +265,7 @@ impl<T: TlbTag> Tlb<T> {
     pub fn prefetch(&self, va: Va) {
         for size in PageSize::ALL {
             if self.in_use & bit(size) != 0 {
-                let array = &self.arrays[self.array_of[size as usize - 1] as usize];
+                let array = &self.arrays[self.number(size)];
                 array.ways.prefetch(array.index.set(tlb_key(va, size, 0) >> 18));
             }
         }
@@ -249,7 +285,7 @@ impl<T: TlbTag> Tlb<T> {
             if self.in_use & bit(size) == 0 {
                 continue;
             }
-            let array = &mut self.arrays[self.array_of[size as usize - 1] as usize];
+            let array = &mut self.arrays[self.number(size)];
             let (first, last) = (tlb_key(start, size, space), tlb_key(end, size, space));
             let pages = (last >> 18) - (first >> 18) + 1;
             // Probing one page after the other is cheaper than a scan of all
@@ -285,7 +321,7 @@ impl<T: TlbTag> Tlb<T> {
     /// Removes everything.
     pub fn flush_all(&mut self) {
         self.arrays.iter_mut().for_each(|array| array.ways.clear());
-        self.in_use = 0;
+        self.now_in_use(0);
     }
 
     /// How many entries are in use.

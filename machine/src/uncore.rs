@@ -35,9 +35,9 @@ impl Uncore {
         (if home == node { Served::Local } else { Served::Remote }, latency)
     }
 
-    /// Brings the tags for `line` near the real CPU.
+    /// The last-level cache of a socket.
     #[inline(always)]
-    pub(crate) fn prefetch(&self, socket: usize, line: u64) {
-        self.llc[socket].prefetch_set(line);
+    pub(crate) fn llc(&self, socket: usize) -> &Cache {
+        &self.llc[socket]
     }
 }

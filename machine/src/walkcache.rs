@@ -33,23 +33,14 @@ pub struct NestedTlbArray {
     pub replacement: Replacement,
 }
 
-/// A table as a way holds it: frame numbers have 30 bits
-/// ([`paging::frames::MAX_FRAMES`]).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A table as a way holds it, in two words that stay in registers: built byte by byte in memory, it was waited for
+/// when it was copied into its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Table {
-    frame: u32,
-    host: u32,
-    level: u8,
-    rights: Rights,
-    link: u8,
-    /// The VM under which a guest's table was resolved.
-    vm: u16,
-}
-
-impl Default for Table {
-    fn default() -> Self {
-        Table { frame: 0, host: 0, level: 0, rights: Rights::ALL, link: 0, vm: 0 }
-    }
+    /// Its frame and its host frame, 32 bits each: frame numbers have 30 ([`paging::frames::MAX_FRAMES`]).
+    frames: u64,
+    /// Level, rights, link, a byte each, and the VM under which a guest's table was resolved.
+    about: u64,
 }
 
 impl Table {
@@ -59,17 +50,25 @@ impl Table {
     fn new(table: &CachedTable, vm: u16) -> Option<Table> {
         let frame = u32::try_from(table.frame).ok()?;
         let host = u32::try_from(table.host.number()).ok()?;
-        Some(Table { frame, host, level: table.level, rights: table.rights, link: table.link, vm })
+        let about = u64::from(table.level)
+            | u64::from(table.rights.bits()) << 8
+            | u64::from(table.link) << 16
+            | u64::from(vm) << 24;
+        Some(Table { frames: u64::from(frame) | u64::from(host) << 32, about })
+    }
+
+    fn vm(&self) -> u16 {
+        (self.about >> 24) as u16
     }
 
     #[inline(always)]
     fn cached(&self) -> CachedTable {
         CachedTable {
-            level: self.level,
-            frame: u64::from(self.frame),
-            host: Hfn::new(u64::from(self.host)),
-            rights: self.rights,
-            link: self.link,
+            level: self.about as u8,
+            frame: u64::from(self.frames as u32),
+            host: Hfn::new(self.frames >> 32),
+            rights: Rights::from_bits((self.about >> 8) as u8),
+            link: (self.about >> 16) as u8,
         }
     }
 }
@@ -80,13 +79,20 @@ struct Array {
     ways: Assoc<u64, Table>,
 }
 
+impl Array {
+    fn new(geometry: Geometry, replacement: Replacement) -> Array {
+        Array { index: SetIndex::new(geometry.sets), ways: Assoc::new(geometry, replacement) }
+    }
+}
+
 /// No array holds entries of this level.
 const NONE: u8 = u8::MAX;
 
 /// The page-walk caches of one dimension.
 #[derive(Clone, Debug)]
 struct Dimension {
-    arrays: Vec<Array>,
+    /// No more than there are levels.
+    arrays: [Array; 4],
     /// The array that knows tables of level 1, 2, 3, 4.
     array_of: [u8; 4],
     /// Levels of tables that an entry may point to, as bits.
@@ -107,29 +113,37 @@ fn table_key(prefix: u64, tag: u16, level: u8) -> u64 {
 impl Dimension {
     fn new(arrays: &[WalkCacheArray]) -> Self {
         let mut array_of = [NONE; 4];
-        for (number, array) in arrays.iter().enumerate() {
-            for level in &array.levels {
-                array_of[*level as usize - 2] = number as u8;
-            }
+        let mut taken = Vec::new();
+        for level in 2..=5 {
+            let Some(given) = arrays.iter().rposition(|array| array.levels.contains(&level)) else {
+                continue;
+            };
+            let number = taken.iter().position(|other| *other == given).unwrap_or(taken.len());
+            taken.resize(taken.len().max(number + 1), given);
+            array_of[level as usize - 2] = number as u8;
         }
-        let arrays = arrays
-            .iter()
-            .map(|array| Array {
-                index: SetIndex::new(array.geometry.sets),
-                ways: Assoc::new(array.geometry, array.replacement),
-            })
-            .collect();
+        let none = Geometry { sets: 1, ways: 1 };
+        let arrays = std::array::from_fn(|number| match taken.get(number) {
+            Some(given) => Array::new(arrays[*given].geometry, arrays[*given].replacement),
+            None => Array::new(none, Replacement::Lru),
+        });
         Dimension { arrays, array_of, in_use: 0 }
+    }
+
+    /// The array that knows tables of `level`, if there is one.
+    #[inline(always)]
+    fn array(&mut self, level: u8) -> &mut Array {
+        &mut self.arrays[usize::from(self.array_of[usize::from(level - 1) % 4]) % 4]
     }
 
     #[inline(always)]
     fn get(&mut self, addr: u64, levels: u8, tag: u16) -> Option<CachedTable> {
         // The root is in a register, so the caches know levels below it.
-        for level in 1..levels {
-            if self.in_use & 1 << level == 0 {
-                continue;
-            }
-            let array = &mut self.arrays[self.array_of[level as usize - 1] as usize];
+        let mut left = self.in_use & ((1 << levels) - 1);
+        while left != 0 {
+            let level = left.trailing_zeros() as u8;
+            left &= left - 1;
+            let array = self.array(level);
             let prefix = prefix(addr, level);
             let key = table_key(prefix, tag, level);
             if let Some(found) = array.ways.get(array.index.set(prefix), key, |_| true) {
@@ -145,7 +159,7 @@ impl Dimension {
         if number == NONE {
             return;
         }
-        let array = &mut self.arrays[number as usize];
+        let array = self.array(table.level);
         let prefix = prefix(addr, table.level);
         let key = table_key(prefix, tag, table.level);
         let set = array.index.set(prefix);
@@ -168,8 +182,8 @@ fn tag_of(key: u64) -> u16 {
 /// What the nested TLB knows of a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct HostPage {
-    /// The host frame of the page's first 4 KiB.
-    first: u64,
+    /// The host frame of the page's first 4 KiB: a frame number has 30 bits.
+    first: u32,
     rights: Rights,
     dirty: bool,
 }
@@ -180,14 +194,55 @@ impl Default for HostPage {
     }
 }
 
+/// No page has this number.
+const NO_PAGE: u64 = u64::MAX;
+
 #[derive(Clone, Debug)]
 struct NestedTlb {
     index: SetIndex,
     ways: Assoc<u64, HostPage>,
     /// Page sizes that an entry may have, as bits.
     in_use: u8,
-    /// The page that the last look-up did not find: it can be inserted without a search.
-    missed: Option<u64>,
+    /// The page that the last look-up did not find, or [`NO_PAGE`]: it can be inserted without a search.
+    missed: u64,
+}
+
+impl NestedTlb {
+    #[inline(always)]
+    fn probe(&mut self, gpa: Gpa, size: PageSize, vm: u16) -> Option<HostLeaf> {
+        if self.in_use >> size as u8 & 1 == 0 {
+            return None;
+        }
+        let key = host_key(gpa, size, vm);
+        let page = self.ways.get(self.index.set(key >> 18), key, |_| true)?;
+        let within = gpa.page() & (size.frames() - 1);
+        let frame = Hfn::new(u64::from(page.first.wrapping_add(within as u32)));
+        Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty })
+    }
+
+    #[inline(never)]
+    fn probe_large(&mut self, gpa: Gpa, vm: u16) -> Option<HostLeaf> {
+        self.probe(gpa, PageSize::Size2M, vm).or_else(|| self.probe(gpa, PageSize::Size1G, vm))
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, gpa: Gpa, size: PageSize, leaf: HostLeaf, vm: u16) {
+        let first = leaf.frame.number().wrapping_sub(gpa.page() & (size.frames() - 1));
+        let key = host_key(gpa, size, vm);
+        let page = HostPage { first: first as u32, rights: leaf.rights, dirty: leaf.dirty };
+        let set = self.index.set(key >> 18);
+        if std::mem::replace(&mut self.missed, NO_PAGE) == gpa.page() {
+            self.ways.insert(set, key, page);
+        } else {
+            self.ways.put(set, key, page, |_| true);
+        }
+        self.in_use |= 1 << size as u8;
+    }
+
+    #[inline(never)]
+    fn insert_large(&mut self, gpa: Gpa, size: PageSize, leaf: HostLeaf, vm: u16) {
+        self.insert(gpa, size, leaf, vm);
+    }
 }
 
 #[inline(always)]
@@ -212,7 +267,7 @@ impl WalkCaches {
             index: SetIndex::new(array.geometry.sets),
             ways: Assoc::new(array.geometry, array.replacement),
             in_use: 0,
-            missed: None,
+            missed: NO_PAGE,
         });
         WalkCaches { guest: Dimension::new(guest), host: Dimension::new(host), nested, space: 0, vm: 0 }
     }
@@ -228,7 +283,7 @@ impl WalkCaches {
     pub fn set_vm(&mut self, vm: u16) {
         self.vm = vm;
         if let Some(nested) = &mut self.nested {
-            nested.missed = None;
+            nested.missed = NO_PAGE;
         }
     }
 
@@ -255,18 +310,18 @@ impl WalkCaches {
     #[inline(always)]
     pub fn host(&mut self, gpa: Gpa) -> Option<HostLeaf> {
         let nested = self.nested.as_mut()?;
-        nested.missed = None;
-        for size in PageSize::ALL {
-            if nested.in_use >> size as u8 & 1 == 0 {
-                continue;
-            }
-            let key = host_key(gpa, size, self.vm);
-            if let Some(page) = nested.ways.get(nested.index.set(key >> 18), key, |_| true) {
-                let frame = Hfn::new(page.first.wrapping_add(gpa.page() & (size.frames() - 1)));
-                return Some(HostLeaf { frame, size, rights: page.rights, dirty: page.dirty });
+        nested.missed = NO_PAGE;
+        let found = nested.probe(gpa, PageSize::Size4K, self.vm);
+        if found.is_some() {
+            return found;
+        }
+        if nested.in_use & !(1 << PageSize::Size4K as u8) != 0 {
+            let found = nested.probe_large(gpa, self.vm);
+            if found.is_some() {
+                return found;
             }
         }
-        nested.missed = Some(gpa.page());
+        nested.missed = gpa.page();
         None
     }
 
@@ -274,16 +329,11 @@ impl WalkCaches {
     #[inline(always)]
     pub fn insert_host(&mut self, gpa: Gpa, leaf: HostLeaf) {
         let Some(nested) = self.nested.as_mut() else { return };
-        let first = leaf.frame.number().wrapping_sub(gpa.page() & (leaf.size.frames() - 1));
-        let key = host_key(gpa, leaf.size, self.vm);
-        let page = HostPage { first, rights: leaf.rights, dirty: leaf.dirty };
-        let set = nested.index.set(key >> 18);
-        if nested.missed.take() == Some(gpa.page()) {
-            nested.ways.insert(set, key, page);
-        } else {
-            nested.ways.put(set, key, page, |_| true);
+        // With a size that is known here, all that depends on it is.
+        match leaf.size {
+            PageSize::Size4K => nested.insert(gpa, PageSize::Size4K, leaf, self.vm),
+            large => nested.insert_large(gpa, large, leaf, self.vm),
         }
-        nested.in_use |= 1 << leaf.size as u8;
     }
 
     /// Forgets all tables of `space`, as any invalidation of a single page
@@ -303,7 +353,7 @@ impl WalkCaches {
     pub fn flush_vm(&mut self, vm: u16) -> usize {
         let nested = self.nested.as_mut();
         let pages = nested.map_or(0, |n| n.ways.retain(|key, _| (key >> 2) as u16 != vm));
-        pages + self.guest.retain(|_, table| table.vm != vm) + self.host.retain(|key, _| tag_of(key) != vm)
+        pages + self.guest.retain(|_, table| table.vm() != vm) + self.host.retain(|key, _| tag_of(key) != vm)
     }
 
     /// Forgets what was derived from the entries of `vm`'s table for `bytes`
@@ -320,7 +370,7 @@ impl WalkCaches {
             })
         });
         let tables = self.host.retain(|key, _| tag_of(key) != vm || !covers(key, start.raw(), bytes));
-        pages + tables + self.guest.retain(|_, table| table.vm != vm)
+        pages + tables + self.guest.retain(|_, table| table.vm() != vm)
     }
 
     /// Forgets everything.

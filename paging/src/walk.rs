@@ -44,6 +44,16 @@ impl Rights {
     /// Loads and stores of user mode, no fetches.
     pub const DATA: Rights = Rights(0b011);
 
+    /// As bits, of which only the low three are used.
+    #[inline(always)]
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+    /// From what [`Rights::bits`] returned; other bits mean nothing.
+    #[inline(always)]
+    pub const fn from_bits(bits: u8) -> Rights {
+        Rights(bits & Self::ALL.0)
+    }
     /// These rights under one more entry.
     #[inline(always)]
     pub const fn under(self, entry: Entry) -> Rights {
@@ -73,7 +83,8 @@ impl Rights {
     /// Whether a user-mode access with `intent` is allowed.
     #[inline(always)]
     pub const fn allow(self, intent: Intent) -> bool {
-        self.user() && self.allow_kernel(intent)
+        let needed = 0b010 | intent.write as u8 | (intent.fetch as u8) << 2;
+        self.0 & needed == needed
     }
     /// Whether a supervisor-mode access with `intent` is allowed, with CR0.WP and EFER.NXE set and
     /// neither SMEP nor SMAP.
@@ -372,10 +383,13 @@ impl LeafCell<'_> {
     #[inline(always)]
     fn resolve<S: PhysSpace>(self, addr: u64) -> Option<Addr<S>> {
         let entry = Entry(self.cell.load(Ordering::Relaxed));
+        let place = |size: PageSize| entry.leaf_frame::<S>(size).base().offset(addr & (size.bytes() - 1));
+        // With a size that is known here, all that depends on it is.
+        if self.level == 1 {
+            return entry.is_leaf(1).then(|| place(PageSize::Size4K));
+        }
         let size = PageSize::from_level(self.level)?;
-        entry
-            .is_leaf(self.level)
-            .then(|| entry.leaf_frame::<S>(size).base().offset(addr & (size.bytes() - 1)))
+        entry.is_leaf(self.level).then(|| place(size))
     }
 }
 
@@ -471,20 +485,25 @@ fn descend<M: Walked>(
     addr: u64,
 ) -> Option<(Slot<M::Space>, Entry, PageSize)> {
     let (mut table, mut level, mut link) = (root, levels, mem.root_link());
-    loop {
-        let (slot, at) = mem.entry_of(table, level, link, addr);
-        level = at;
-        let entry = mem.word(slot).map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-        match judge::<M::Space>(entry, level, u64::MAX) {
-            Ok(Step::Table(next)) => {
-                table = next;
-                level -= 1;
-                link = link_of(entry);
+    // Unrolled, with the level known in each turn: half the instructions of a loop that counts its levels.
+    let mut turn = 5;
+    while turn > 0 {
+        if level == turn {
+            let (slot, at) = mem.entry_of(table, turn, link, addr);
+            let entry = mem.word(slot).map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+            match judge::<M::Space>(entry, at, u64::MAX) {
+                Ok(Step::Table(next)) => {
+                    table = next;
+                    level = at - 1;
+                    link = link_of(entry);
+                }
+                Ok(Step::Leaf(size)) => return Some((slot, entry, size)),
+                Err(_) => return None,
             }
-            Ok(Step::Leaf(size)) => return Some((slot, entry, size)),
-            Err(_) => return None,
         }
+        turn -= 1;
     }
+    None
 }
 
 /// Goes down a table silently to the entry of level 2 (or to a huge leaf above it) and
@@ -499,26 +518,44 @@ fn locate<'a, M: Walked>(
     near: &mut impl FnMut(Slot<M::Space>),
 ) -> Option<LeafCell<'a>> {
     let (mut table, mut level, mut link) = (root, levels, mem.root_link());
-    loop {
-        let (slot, at) = mem.entry_of(table, level, link, addr);
-        level = at;
-        let cell = mem.word(slot)?;
-        if level <= 2 {
-            near(slot);
-            crate::prefetch::prefetch(cell);
-            return Some(LeafCell { cell, level });
-        }
-        let entry = Entry(cell.load(Ordering::Relaxed));
-        match judge::<M::Space>(entry, level, u64::MAX) {
-            Ok(Step::Table(next)) => {
-                table = next;
-                level -= 1;
-                link = link_of(entry);
+    // Unrolled as in [`descend`].
+    let mut turn = 5;
+    while turn > 2 {
+        if level == turn {
+            let (slot, at) = mem.entry_of(table, turn, link, addr);
+            if at <= 2 {
+                return arrived(mem, slot, at, near);
             }
-            Ok(Step::Leaf(_)) => return Some(LeafCell { cell, level }),
-            Err(_) => return None,
+            let cell = mem.word(slot)?;
+            let entry = Entry(cell.load(Ordering::Relaxed));
+            match judge::<M::Space>(entry, at, u64::MAX) {
+                Ok(Step::Table(next)) => {
+                    table = next;
+                    level = at - 1;
+                    link = link_of(entry);
+                }
+                Ok(Step::Leaf(_)) => return Some(LeafCell { cell, level: at }),
+                Err(_) => return None,
+            }
         }
+        turn -= 1;
     }
+    let (slot, at) = mem.entry_of(table, level, link, addr);
+    arrived(mem, slot, at, near)
+}
+
+/// Prefetches the entry of `level` in `slot`, where a look-ahead has come to.
+#[inline(always)]
+fn arrived<'a, M: Walked>(
+    mem: &'a M,
+    slot: Slot<M::Space>,
+    level: u8,
+    near: &mut impl FnMut(Slot<M::Space>),
+) -> Option<LeafCell<'a>> {
+    let cell = mem.word(slot)?;
+    near(slot);
+    crate::prefetch::prefetch(cell);
+    Some(LeafCell { cell, level })
 }
 
 /// Goes on from `located`, which has arrived: to the entry of the table that it points to, which is
@@ -530,17 +567,15 @@ fn relocate<'a, M: Walked>(
     addr: u64,
     near: &mut impl FnMut(Slot<M::Space>),
 ) -> Option<LeafCell<'a>> {
-    if located.level == 1 {
+    // Above level 2 it is a leaf.
+    if located.level != 2 {
         return Some(located);
     }
     let entry = Entry(located.cell.load(Ordering::Relaxed));
-    match judge::<M::Space>(entry, located.level, u64::MAX) {
+    match judge::<M::Space>(entry, 2, u64::MAX) {
         Ok(Step::Table(next)) => {
-            let (slot, level) = mem.entry_of(next, located.level - 1, link_of(entry), addr);
-            let cell = mem.word(slot)?;
-            near(slot);
-            crate::prefetch::prefetch(cell);
-            Some(LeafCell { cell, level })
+            let (slot, level) = mem.entry_of(next, 1, link_of(entry), addr);
+            arrived(mem, slot, level, near)
         }
         Ok(Step::Leaf(_)) => Some(located),
         Err(_) => None,
@@ -564,11 +599,9 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
             port.reference(Cell { guest: level, host: 0 }, slot.addr());
             let cell = self.mem.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step =
-                judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Page { va, level, why })?;
             rights = rights.under(entry);
-            match step {
-                Step::Table(next) => {
+            match judge::<HostPhys>(entry, level, self.frames) {
+                Ok(Step::Table(next)) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
@@ -576,7 +609,7 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
                     let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
                     port.cache_table(Dim::Guest, va.raw(), cached);
                 }
-                Step::Leaf(size) => {
+                Ok(Step::Leaf(size)) => {
                     if !rights.allow(intent) {
                         return Err(Fault::Page { va, level, why: Why::Protection });
                     }
@@ -585,6 +618,7 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
                     let dirty = intent.write || entry.has(Flags::DIRTY);
                     return Ok(Leaf { frame, size, rights, dirty, link, tag: 0 });
                 }
+                Err(why) => return Err(Fault::Page { va, level, why }),
             }
         }
     }
@@ -687,14 +721,9 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
             port.reference(Cell { guest: row, host: level }, slot.addr());
             let cell = self.mem.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step = judge::<HostPhys>(entry, level, self.frames).map_err(|why| Fault::Nested {
-                gpa,
-                write,
-                why,
-            })?;
             rights = rights.under(entry);
-            match step {
-                Step::Table(next) => {
+            match judge::<HostPhys>(entry, level, self.frames) {
+                Ok(Step::Table(next)) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
@@ -702,7 +731,7 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
                     let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
                     port.cache_table(Dim::Host, gpa.raw(), cached);
                 }
-                Step::Leaf(size) => {
+                Ok(Step::Leaf(size)) => {
                     if !rights.allow(intent) {
                         return Err(Fault::Nested { gpa, write, why: Why::Protection });
                     }
@@ -713,6 +742,7 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
                     port.cache_host(gpa, leaf);
                     return Ok(leaf);
                 }
+                Err(why) => return Err(Fault::Nested { gpa, write, why }),
             }
         }
     }
@@ -775,7 +805,7 @@ impl<G, D: Copy> Copy for Nested<'_, G, D> {}
 pub enum NestedPlace<'a, L> {
     /// At the guest's entry of level 2, or a leaf above it.
     Guest(LeafCell<'a>),
-    /// At the guest's entry of level 1, and in the host's table on the way to it.
+    /// At the guest's entry of level 1, and at the host's last one on the way to it.
     Leaf {
         /// The entry.
         leaf: LeafCell<'a>,
@@ -783,8 +813,6 @@ pub enum NestedPlace<'a, L> {
         at: Gpa,
         /// The host's entry for that.
         host: L,
-        /// Host entries to come after it.
-        left: u8,
     },
     /// In the host's table on the way to the data page at this address.
     Data(L, Gpa),
@@ -796,8 +824,8 @@ where
     D: HostStage,
 {
     type Located = NestedPlace<'a, D::Located>;
-    /// The guest's of level 2, the host's for the one of level 1, and the host's for the data.
-    const STAGES: u8 = 1 + 2 * D::STAGES;
+    /// The guest's of level 2, the host's last one for the one of level 1, and the host's for the data.
+    const STAGES: u8 = 2 + D::STAGES;
 
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
@@ -838,18 +866,16 @@ where
             port.reference(Cell { guest: level, host: 0 }, at);
             let cell = self.guest.word(slot);
             let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step = judge::<GuestPhys>(entry, level, self.frames).map_err(|why| Fault::Page {
-                va,
-                level,
-                why,
-            })?;
-            if let Some(cached) = page {
+            let step = judge::<GuestPhys>(entry, level, self.frames);
+            if let Some(cached) = page
+                && step.is_ok()
+            {
                 // Only one that is in use: whoever empties it owes a flush for what it mapped.
                 port.cache_table(Dim::Guest, va.raw(), cached);
             }
             rights = rights.under(entry);
             match step {
-                Step::Table(next) => {
+                Ok(Step::Table(next)) => {
                     mark(cell, entry, Flags::ACCESSED);
                     level -= 1;
                     table = next;
@@ -862,7 +888,7 @@ where
                         port.cache_table(Dim::Guest, va.raw(), cached);
                     }
                 }
-                Step::Leaf(size) => {
+                Ok(Step::Leaf(size)) => {
                     if !rights.allow(intent) {
                         return Err(Fault::Page { va, level, why: Why::Protection });
                     }
@@ -880,6 +906,7 @@ where
                         tag: 0,
                     });
                 }
+                Err(why) => return Err(Fault::Page { va, level, why }),
             }
         }
     }
@@ -904,16 +931,17 @@ where
                 let mut at = None;
                 let leaf = relocate(self.guest, upper, va.raw(), &mut |slot| at = Some(slot.addr()))?;
                 if let Some(at) = at {
-                    let host = self.host.locate(at, near)?;
-                    return Some(NestedPlace::Leaf { leaf, at, host, left: D::STAGES - 1 });
+                    // The guest's tables are a part in 512 of its data, so the host's entries for them above the last
+                    // are near.
+                    let mut host = self.host.locate(at, near)?;
+                    for _ in 1..D::STAGES {
+                        host = self.host.relocate(at, host, near)?;
+                    }
+                    return Some(NestedPlace::Leaf { leaf, at, host });
                 }
                 leaf
             }
-            NestedPlace::Leaf { leaf, at, host, left } if left > 0 => {
-                let host = self.host.relocate(at, host, near)?;
-                return Some(NestedPlace::Leaf { leaf, at, host, left: left - 1 });
-            }
-            NestedPlace::Leaf { leaf, at, host, .. } => {
+            NestedPlace::Leaf { leaf, at, host } => {
                 near(self.host.arrive(at, host)?);
                 leaf
             }

@@ -26,7 +26,9 @@ struct Row {
 }
 
 impl Row {
-    const EMPTY: Row = Row { prints: [[0; PRINTS]; 2], order: Recency::START };
+    fn empty(ways: usize) -> Row {
+        Row { prints: [[0; PRINTS]; 2], order: Recency::start(ways) }
+    }
 }
 
 /// Sets of ways.
@@ -38,6 +40,8 @@ pub struct Assoc<K, V> {
     slots: Box<[Slot<K, V>]>,
     sets: usize,
     ways: usize,
+    /// Of the words of rows.
+    ends: (u32, u64),
     policy: Policy,
     /// Ways in use of each set; not counted for rows.
     filled: Box<[u32]>,
@@ -71,9 +75,11 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         let Geometry { sets, ways } = geometry;
         assert!(sets > 0 && ways > 0, "a structure of {sets} sets of {ways} ways");
         let policy = match (replacement, ways) {
-            (Replacement::Lru, ..=<u64 as Recency>::FIELDS) => Policy::Lru16(vec![Row::EMPTY; sets].into()),
+            (Replacement::Lru, ..=<u64 as Recency>::FIELDS) => {
+                Policy::Lru16(vec![Row::empty(ways); sets].into())
+            }
             (Replacement::Lru, ..=<u128 as Recency>::FIELDS) => {
-                Policy::Lru25(vec![Recency::START; sets].into())
+                Policy::Lru25(vec![Recency::start(ways); sets].into())
             }
             (Replacement::Lru, _) => Policy::Lists(Lists::new(sets, ways)),
             (Replacement::TreePlru, _) => Policy::Trees(Trees::new(sets, ways)),
@@ -87,6 +93,7 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
             slots: vec![Slot::default(); geometry.entries()].into(),
             sets,
             ways,
+            ends: Recency::ends(ways.min(<u64 as Recency>::FIELDS)),
             policy,
             filled: vec![0; beside].into(),
         }
@@ -103,18 +110,8 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         // LRU of few ways is what most structures are, and worth a path of its own.
         let Policy::Lru16(rows) = &mut self.policy else { return self.get_large(set, key, admit) };
         let row = &mut rows[set];
-        // What was used last before stays in front, and is found without a search: most of the
-        // look-ups of a program that hits its first level.
         let first = set * self.ways;
-        let slot = &self.slots[first + row.order.newest()];
-        if slot.key == key && admit(&slot.value) {
-            return Some(slot.value);
-        }
-        let mut found = if self.ways <= PRINTS {
-            lanes::matches(std::array::from_ref(&row.prints[0]), key.print())
-        } else {
-            lanes::matches(&row.prints, key.print())
-        };
+        let mut found = lanes::matches(&row.prints, key.print());
         while let Some(way) = found.take() {
             let slot = &self.slots[first + way];
             if slot.key == key && admit(&slot.value) {
@@ -153,7 +150,7 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         debug_assert!(key != K::default(), "key 0 is the empty way");
         let Policy::Lru16(rows) = &mut self.policy else { return self.insert_large(set, key, value) };
         let row = &mut rows[set];
-        let (way, order) = row.order.renew(self.ways);
+        let (way, order) = row.order.renew(self.ends);
         row.order = order;
         row.prints.as_flattened_mut()[way] = key.print();
         let left = std::mem::replace(&mut self.slots[set * self.ways + way], Slot { key, value });
@@ -299,7 +296,7 @@ impl<K: Key, V: Copy + Default> Assoc<K, V> {
         self.slots.fill(Slot::default());
         self.prints.fill([0; PRINTS]);
         if let Policy::Lru16(rows) = &mut self.policy {
-            rows.iter_mut().for_each(|row| row.prints = Row::EMPTY.prints);
+            rows.iter_mut().for_each(|row| row.prints = [[0; PRINTS]; 2]);
         }
         self.filled.fill(0);
     }

@@ -90,20 +90,20 @@ pub(super) const LANES: usize = 4;
 /// Vectors of the widest set.
 pub(super) const MAX_VECTORS: usize = 8;
 
-/// Whether `tag` is among the first `ways` of `row`; in either case it is
+/// Whether `tag` is in one of the lanes of `row` that `among` has as bits, the first ones; in either case it is
 /// now at the front, and those that were before it, or all, have moved one back.
-/// Lanes from `ways` on mean nothing.
+/// The other lanes mean nothing.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn touch<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag: u32) -> bool {
+pub(super) fn touch<const VECTORS: usize>(row: &mut [Four; VECTORS], among: u32, tag: u32) -> bool {
     // SAFETY: every x86-64 has SSE2.
-    unsafe { touch_sse2(row, ways, tag) }
+    unsafe { touch_sse2(row, among, tag) }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse2")]
 #[inline]
-fn touch_sse2<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag: u32) -> bool {
+fn touch_sse2<const VECTORS: usize>(row: &mut [Four; VECTORS], among: u32, tag: u32) -> bool {
     use std::arch::x86_64::{
         _mm_and_si128, _mm_andnot_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_cmpgt_epi32,
         _mm_cvtsi32_si128, _mm_movemask_ps, _mm_or_si128, _mm_set1_epi32, _mm_setr_epi32, _mm_slli_si128,
@@ -115,7 +115,7 @@ fn touch_sse2<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag:
         let equal = _mm_castsi128_ps(_mm_cmpeq_epi32(load(&four.0), wanted));
         found |= (_mm_movemask_ps(equal) as u32) << (number * LANES);
     }
-    found &= u32::MAX >> (u32::BITS - ways as u32);
+    found &= among;
     // Who asks goes another way after a miss than after a hit: the branch here is
     // one with that, and a miss, which moves all, needs no selection.
     if found == 0 {
@@ -170,8 +170,9 @@ fn store(four: &mut Four, vector: std::arch::x86_64::__m128i) {
 /// The same on other machines.
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-pub(super) fn touch<const VECTORS: usize>(row: &mut [Four; VECTORS], ways: usize, tag: u32) -> bool {
+pub(super) fn touch<const VECTORS: usize>(row: &mut [Four; VECTORS], among: u32, tag: u32) -> bool {
     let at = |way: usize| (way / LANES, way % LANES);
+    let ways = among.count_ones() as usize;
     let found = (0..ways).position(|way| row[at(way).0].0[at(way).1] == tag);
     for way in (1..=found.unwrap_or(ways - 1)).rev() {
         row[at(way).0].0[at(way).1] = row[at(way - 1).0].0[at(way - 1).1];

@@ -40,15 +40,16 @@ impl Row {
     /// As [`super::lanes::touch`].
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    pub fn touch(&mut self, ways: usize, tag: u32) -> bool {
+    pub fn touch(&mut self, among: u32, tag: u32) -> bool {
         // SAFETY: every x86-64 has SSE2.
-        unsafe { touch_sse2(self, ways, tag) }
+        unsafe { touch_sse2(self, among, tag) }
     }
 
     /// The same on other machines.
     #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
-    pub fn touch(&mut self, ways: usize, tag: u32) -> bool {
+    pub fn touch(&mut self, among: u32, tag: u32) -> bool {
+        let ways = among.count_ones() as usize;
         let found = (0..ways).position(|way| self.get(way) == tag);
         for way in (1..=found.unwrap_or(ways - 1)).rev() {
             self.set(way, self.get(way - 1));
@@ -73,7 +74,7 @@ impl Row {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "sse2")]
 #[inline]
-fn touch_sse2(row: &mut Row, ways: usize, tag: u32) -> bool {
+fn touch_sse2(row: &mut Row, among: u32, tag: u32) -> bool {
     use std::arch::x86_64::{
         __m128i, _mm_add_epi8, _mm_add_epi16, _mm_and_si128, _mm_andnot_si128, _mm_cmpeq_epi8,
         _mm_cmpeq_epi16, _mm_cmpgt_epi8, _mm_cmpgt_epi16, _mm_cvtsi32_si128, _mm_movemask_epi8, _mm_or_si128,
@@ -87,13 +88,18 @@ fn touch_sse2(row: &mut Row, ways: usize, tag: u32) -> bool {
     // Ways 0-7, 8-15 and 16-19 of the low parts, 0-15 and 8-19 of the high ones; what follows means nothing.
     let lows = [load(row.part(0)), load(row.part(16)), load(row.part(32))];
     let highs = [load(row.part(HIGH)), load(row.part(HIGH + 8))];
-    let (low, high) = (_mm_set1_epi16(tag as i16), _mm_set1_epi8((tag >> 16) as i8));
+    let low = _mm_set1_epi16(tag as i16);
     let equal = lows.map(|part| _mm_cmpeq_epi16(part, low));
     let found_low = _mm_movemask_epi8(_mm_packs_epi16(equal[0], equal[1])) as u32
         | (_mm_movemask_epi8(_mm_packs_epi16(equal[2], _mm_setzero_si128())) as u32) << 16;
-    let found_high = _mm_movemask_epi8(_mm_cmpeq_epi8(highs[0], high)) as u32
-        | (_mm_movemask_epi8(_mm_cmpeq_epi8(highs[1], high)) as u32) << 8;
-    let found = found_low & found_high & (u32::MAX >> (u32::BITS - ways as u32));
+    let found_high = || {
+        let high = _mm_set1_epi8((tag >> 16) as i8);
+        _mm_movemask_epi8(_mm_cmpeq_epi8(highs[0], high)) as u32
+            | (_mm_movemask_epi8(_mm_cmpeq_epi8(highs[1], high)) as u32) << 8
+    };
+    // The low parts alone say of nearly every tag that is not there that it is not.
+    let found = found_low & among;
+    let found = if found == 0 { 0 } else { found & found_high() };
 
     let moved_lows = [
         _mm_or_si128(_mm_slli_si128::<2>(lows[0]), _mm_cvtsi32_si128((tag & 0xffff) as i32)),

@@ -2,20 +2,20 @@
 
 /// The order of use of the ways of a set, in one word: field `i` holds the way
 /// that was the `i`-th most recently used. All ways are always in it; empty ones
-/// are behind the others.
+/// are behind the others; fields without a way are 0.
 pub(super) trait Recency: Copy + std::fmt::Debug {
     /// Ways at most.
     const FIELDS: usize;
-    /// Way 0 first.
-    const START: Self;
+    /// Ways 0 to `ways` - 1, way 0 first.
+    fn start(ways: usize) -> Self;
     /// `way` is the most recently used.
     fn use_way(self, way: usize) -> Self;
-    /// The most recently used way.
-    fn newest(self) -> usize;
     /// The least recently used of `ways`.
     fn oldest(self, ways: usize) -> usize;
-    /// The least recently used of `ways`, and the word once it was used.
-    fn renew(self, ways: usize) -> (usize, Self);
+    /// Where the least recently used of `ways` is, and a word with all bits of `ways`: for [`Recency::renew`].
+    fn ends(ways: usize) -> (u32, Self);
+    /// The least recently used way, and the word once it was used.
+    fn renew(self, ends: (u32, Self)) -> (usize, Self);
     /// `way` is the least recently used of `ways`.
     fn retire(self, way: usize, ways: usize) -> Self;
 }
@@ -24,14 +24,9 @@ macro_rules! recency {
     ($word:ty, $bits:literal, $fields:literal) => {
         impl Recency for $word {
             const FIELDS: usize = $fields;
-            const START: Self = {
-                let (mut word, mut field) = (0, 0);
-                while field < $fields {
-                    word |= (field as $word) << (field * $bits);
-                    field += 1;
-                }
-                word
-            };
+            fn start(ways: usize) -> Self {
+                (0..ways).fold(0, |word, way| word | (way as $word) << (way * $bits))
+            }
 
             #[inline(always)]
             fn use_way(self, way: usize) -> Self {
@@ -48,35 +43,31 @@ macro_rules! recency {
                 // test; only fields above the first 0 can be mistaken).
                 let differs = self ^ LOW.wrapping_mul(way as $word);
                 let zeros = differs.wrapping_sub(LOW) & !differs & HIGH;
-                let at = zeros.trailing_zeros() - ($bits - 1);
-                let before = ((1 as $word) << at) - 1;
-                let through = ((1 as $word) << at << $bits).wrapping_sub(1);
-                (self & !through) | (self & before) << $bits | way as $word
-            }
-
-            #[inline(always)]
-            fn newest(self) -> usize {
-                self as usize & ((1 << $bits) - 1)
+                // All bits through the end of that field.
+                let through = zeros ^ zeros.wrapping_sub(1);
+                self & !through | (self << $bits | way as $word) & through
             }
 
             #[inline(always)]
             fn oldest(self, ways: usize) -> usize {
-                (self >> ((ways - 1) * $bits)) as usize & ((1 << $bits) - 1)
+                (self >> ((ways - 1) * $bits)) as usize
+            }
+
+            fn ends(ways: usize) -> (u32, Self) {
+                let last = (ways as u32 - 1) * $bits;
+                (last, ((1 as $word) << last << $bits).wrapping_sub(1))
             }
 
             #[inline(always)]
-            fn renew(self, ways: usize) -> (usize, Self) {
-                let way = self.oldest(ways);
-                let through = ((1 as $word) << ((ways - 1) * $bits) << $bits).wrapping_sub(1);
-                (way, self & !through | self << $bits & through | way as $word)
+            fn renew(self, (last, all): (u32, Self)) -> (usize, Self) {
+                let way = self >> last;
+                (way as usize, self << $bits & all | way)
             }
 
             fn retire(self, way: usize, ways: usize) -> Self {
                 // To the front, then that field to the end.
                 let front = self.use_way(way);
-                let through = ((1 as $word) << ((ways - 1) * $bits) << $bits).wrapping_sub(1);
-                let rest = (front & through) >> $bits;
-                (front & !through) | rest | (way as $word) << ((ways - 1) * $bits)
+                front >> $bits | (way as $word) << ((ways - 1) * $bits)
             }
         }
     };
@@ -210,7 +201,7 @@ mod tests {
     }
 
     fn follows_a_list<W: Recency>(ways: usize, steps: &[(bool, usize)]) {
-        let mut word = W::START;
+        let mut word = W::start(ways);
         let mut list: Vec<usize> = (0..ways).collect();
         for (retire, way) in steps {
             let way = way % ways;

@@ -8,19 +8,37 @@ use super::{Assoc, Geometry, Replacement};
 #[derive(Clone, Debug)]
 pub struct Tags {
     ways: usize,
+    /// The ways, as bits.
+    among: u32,
     layout: Layout,
 }
 
 #[derive(Clone, Debug)]
 enum Layout {
-    /// LRU, in the order of use.
-    Ordered(Ordered),
-    /// The same for sets of 5 to 8 ways, which most first and second levels have.
+    /// LRU, in the order of use, of sets of 5 to 8 ways, which most first and second levels have.
     Pairs(Box<[Pair]>),
     /// The same, where it makes a set one line of the host.
     Packed(Box<[Row]>),
+    /// Apart, so that the compiler makes comparisons of the choice between the three, and no jump through a table.
+    Other(Other),
+}
+
+#[derive(Clone, Debug)]
+enum Other {
+    /// LRU, in the order of use.
+    Ordered(Ordered),
     /// Any other policy, or more ways than are worth shifting.
     InPlace(Box<Assoc<u32, ()>>),
+}
+
+impl Other {
+    #[inline(never)]
+    fn prefetch(&self, set: usize) {
+        match self {
+            Other::Ordered(ordered) => ordered.prefetch(set),
+            Other::InPlace(assoc) => assoc.prefetch(set),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -39,9 +57,9 @@ struct Pair([Four; 2]);
 
 impl Pair {
     #[inline(always)]
-    fn touch(&mut self, ways: usize, tag: u32) -> bool {
+    fn touch(&mut self, among: u32, tag: u32) -> bool {
         // What was used last before stays in front.
-        self.0[0].0[0] == tag || lanes::touch(&mut self.0, ways, tag)
+        self.0[0].0[0] == tag || lanes::touch(&mut self.0, among, tag)
     }
 }
 
@@ -62,19 +80,19 @@ impl Ordered {
     }
 
     #[inline(always)]
-    fn touch(&mut self, set: usize, ways: usize, tag: u32) -> bool {
+    fn touch(&mut self, set: usize, among: u32, tag: u32) -> bool {
         // What was used last before stays in front.
         if self.lanes[self.start + set * self.vectors].0[0] == tag {
             return true;
         }
         match self.vectors {
-            1 => lanes::touch(self.row::<1>(set), ways, tag),
-            3 => lanes::touch(self.row::<3>(set), ways, tag),
-            4 => lanes::touch(self.row::<4>(set), ways, tag),
-            5 => lanes::touch(self.row::<5>(set), ways, tag),
-            6 => lanes::touch(self.row::<6>(set), ways, tag),
-            7 => lanes::touch(self.row::<7>(set), ways, tag),
-            _ => lanes::touch(self.row::<MAX_VECTORS>(set), ways, tag),
+            1 => lanes::touch(self.row::<1>(set), among, tag),
+            3 => lanes::touch(self.row::<3>(set), among, tag),
+            4 => lanes::touch(self.row::<4>(set), among, tag),
+            5 => lanes::touch(self.row::<5>(set), among, tag),
+            6 => lanes::touch(self.row::<6>(set), among, tag),
+            7 => lanes::touch(self.row::<7>(set), among, tag),
+            _ => lanes::touch(self.row::<MAX_VECTORS>(set), among, tag),
         }
     }
 
@@ -126,11 +144,13 @@ impl Tags {
         } else if replacement == Replacement::Lru && vectors == 2 {
             Layout::Pairs(vec![Pair::default(); sets].into())
         } else if replacement == Replacement::Lru && vectors <= MAX_VECTORS {
-            Layout::Ordered(Ordered::new(sets, vectors))
+            Layout::Other(Other::Ordered(Ordered::new(sets, vectors)))
         } else {
-            Layout::InPlace(Box::new(Assoc::new(geometry, replacement)))
+            Layout::Other(Other::InPlace(Box::new(Assoc::new(geometry, replacement))))
         };
-        Tags { ways, layout }
+        // Only the layouts in the order of use, which have no more than 32, look at the bits.
+        let among = u32::MAX >> (u32::BITS as usize - ways.min(32));
+        Tags { ways, among, layout }
     }
 
     /// Whether `tag` is there; in either case it now is, and is the most recently used.
@@ -138,10 +158,10 @@ impl Tags {
     pub fn touch(&mut self, set: usize, tag: u32) -> bool {
         debug_assert!(tag != 0, "tag 0 is the empty way");
         match &mut self.layout {
-            Layout::Pairs(pairs) => pairs[set].touch(self.ways, tag),
-            Layout::Ordered(ordered) => ordered.touch(set, self.ways, tag),
-            Layout::Packed(rows) => rows[set].touch(self.ways, tag),
-            Layout::InPlace(assoc) => touch_in_place(assoc, set, tag),
+            Layout::Pairs(pairs) => pairs[set].touch(self.among, tag),
+            Layout::Other(Other::Ordered(ordered)) => ordered.touch(set, self.among, tag),
+            Layout::Packed(rows) => rows[set].touch(self.among, tag),
+            Layout::Other(Other::InPlace(assoc)) => touch_in_place(assoc, set, tag),
         }
     }
 
@@ -149,9 +169,11 @@ impl Tags {
     pub fn contains(&self, set: usize, tag: u32) -> bool {
         match &self.layout {
             Layout::Pairs(pairs) => tag != 0 && contains_in(&pairs[set].0, self.ways, tag),
-            Layout::Ordered(ordered) => tag != 0 && contains_in(ordered.set(set), self.ways, tag),
+            Layout::Other(Other::Ordered(ordered)) => {
+                tag != 0 && contains_in(ordered.set(set), self.ways, tag)
+            }
             Layout::Packed(rows) => tag != 0 && (0..self.ways).any(|way| rows[set].get(way) == tag),
-            Layout::InPlace(assoc) => assoc.contains(set, tag),
+            Layout::Other(Other::InPlace(assoc)) => assoc.contains(set, tag),
         }
     }
 
@@ -159,9 +181,9 @@ impl Tags {
     pub fn remove(&mut self, set: usize, tag: u32) -> bool {
         match &mut self.layout {
             Layout::Pairs(pairs) => remove_in(&mut pairs[set].0, self.ways, tag),
-            Layout::Ordered(ordered) => remove_in(ordered.set_mut(set), self.ways, tag),
+            Layout::Other(Other::Ordered(ordered)) => remove_in(ordered.set_mut(set), self.ways, tag),
             Layout::Packed(rows) => remove_packed(&mut rows[set], self.ways, tag),
-            Layout::InPlace(assoc) => assoc.remove(set, tag, |()| true) > 0,
+            Layout::Other(Other::InPlace(assoc)) => assoc.remove(set, tag, |()| true) > 0,
         }
     }
 
@@ -169,9 +191,9 @@ impl Tags {
     pub fn clear(&mut self) {
         match &mut self.layout {
             Layout::Pairs(pairs) => pairs.fill(Pair::default()),
-            Layout::Ordered(ordered) => ordered.lanes.fill(Four::default()),
+            Layout::Other(Other::Ordered(ordered)) => ordered.lanes.fill(Four::default()),
             Layout::Packed(rows) => rows.fill(Row::default()),
-            Layout::InPlace(assoc) => assoc.clear(),
+            Layout::Other(Other::InPlace(assoc)) => assoc.clear(),
         }
     }
 
@@ -179,10 +201,9 @@ impl Tags {
     #[inline(always)]
     pub fn prefetch(&self, set: usize) {
         match &self.layout {
-            Layout::Pairs(pairs) => paging::prefetch::prefetch(&pairs[set]),
-            Layout::Ordered(ordered) => ordered.prefetch(set),
-            Layout::Packed(rows) => paging::prefetch::prefetch(&rows[set]),
-            Layout::InPlace(assoc) => assoc.prefetch(set),
+            Layout::Pairs(pairs) => pairs.get(set).into_iter().for_each(paging::prefetch::prefetch),
+            Layout::Packed(rows) => rows.get(set).into_iter().for_each(paging::prefetch::prefetch),
+            Layout::Other(other) => other.prefetch(set),
         }
     }
 }
