@@ -496,12 +496,12 @@ impl<T: TlbTag> Core<T> {
         missed: bool,
         result: Result<Leaf, Fault>,
     ) -> Result<(Hit, Ticks), Fault> {
-        self.timing.end_walk(walker, start, end);
+        let over = self.timing.end_walk(walker, start, end);
         let group = T::group_va(&self.context, va);
         match result {
             Ok(leaf) => {
                 if X::LATE_CHECKS {
-                    self.checked = self.hand_over(end, checked);
+                    self.checked = self.hand_over(over, checked + (over - end));
                 }
                 self.counters.walks += 1;
                 self.counters.walk_cycles.count((end - start) / TICKS);
@@ -509,7 +509,7 @@ impl<T: TlbTag> Core<T> {
                 let hit = self.stlb.fill(group, &self.context, &leaf, tag, missed);
                 let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
                 l1.fill(va, &self.context, &leaf, tag.first_level(&self.context), missed);
-                Ok((hit, end))
+                Ok((hit, over))
             }
             Err(fault) => {
                 self.counters.faulting_walks += 1;

@@ -329,14 +329,31 @@ impl Timing {
         best
     }
 
-    /// The walk that began at `start` ends at `end`.
+    /// The walk that began at `start` would end at `end`; when it does.
+    ///
+    /// One that is longer than its gap ends as much later as the walker is busy with others meanwhile.
     #[inline(always)]
-    pub fn end_walk(&mut self, walker: usize, start: Ticks, end: Ticks) {
+    pub fn end_walk(&mut self, walker: usize, start: Ticks, end: Ticks) -> Ticks {
         self.walk_length = end - start;
         self.walk_pending += end - start;
-        let alone = self.walkers.len() == 1;
         let covered = self.walkers[walker].add(self.now, start, end);
-        self.walk_active += if alone { covered } else { self.walking.add(self.now, start, end) };
+        let end =
+            if covered == end - start { end } else { self.interrupted(walker, end, end - start - covered) };
+        let alone = self.walkers.len() == 1;
+        self.walk_active += if alone { self.walk_length } else { self.walking.add(self.now, start, end) };
+        end
+    }
+
+    /// What of a walk is `left` at `end`, when it would have been over, comes after that: when it is.
+    #[cold]
+    #[inline(never)]
+    fn interrupted(&mut self, walker: usize, mut end: Ticks, mut left: Ticks) -> Ticks {
+        while left > 0 {
+            let until = end + left;
+            left -= self.walkers[walker].add(self.now, end, until);
+            end = until;
+        }
+        end
     }
 
     /// Software (a fault handler, a system call) runs for `ticks`: nothing overlaps it.
@@ -499,6 +516,35 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Whatever gaps are taken for: walks take no more time than there is.
+        #[test]
+        fn a_walker_walks_once_at_a_time(walks in prop::collection::vec((0u64..400, 1u64..90), 1..100)) {
+            let mut t = Timing::new(WINDOW);
+            let (mut first, mut last) = (u64::MAX, 0);
+            for (later, length) in walks {
+                let now = t.dispatch(1, false);
+                let (walker, start) = t.begin_walk(now + later);
+                let end = t.end_walk(walker, start, start + length);
+                prop_assert!(start >= now + later && end >= start + length);
+                (first, last) = (first.min(start), last.max(end));
+            }
+            prop_assert_eq!(t.walk_active, t.walk_pending);
+            prop_assert!(last - first >= t.walk_pending);
+        }
+    }
+
+    #[test]
+    fn a_walk_that_does_not_fit_ends_later() {
+        let mut t = Timing::new(WINDOW);
+        t.end_walk(0, 100, 150);
+        t.end_walk(0, 150, 160);
+        // As long as the last, it would fit in; it is longer.
+        assert_eq!(t.begin_walk(80), (0, 80));
+        assert_eq!(t.end_walk(0, 80, 110), 170);
+        assert_eq!(t.begin_walk(60), (0, 170));
+    }
+
     #[test]
     fn a_walk_that_waits_for_its_address_does_not_keep_the_walker() {
         let mut t = Timing::new(WINDOW);
@@ -509,7 +555,7 @@ mod tests {
         for (ready, starts) in [(0, 50), (900, 900), (960, 1050)] {
             let (walker, start) = t.begin_walk(ready);
             assert_eq!((walker, start), (0, starts));
-            t.end_walk(walker, start, start + 50);
+            assert_eq!(t.end_walk(walker, start, start + 50), start + 50);
         }
         assert_eq!((t.walk_active, t.walk_pending), (250, 250));
     }
