@@ -241,11 +241,7 @@ impl<T: TlbTag> Core<T> {
         let mut rest = accesses.iter();
         for access in rest.by_ref() {
             let dependent = access.flags & Access::DEPENDENT != 0;
-            let mut dispatched = self.timing.dispatch(access.insns, dependent);
-            let locked = access.flags & Access::LOCKED != 0;
-            if locked {
-                dispatched = self.timing.drain();
-            }
+            let dispatched = self.timing.dispatch(access.insns, dependent);
             if access.kind == Kind::Fetch {
                 match self.fetch(uncore, translation, access, dispatched) {
                     Ok(hpa) => {
@@ -266,15 +262,19 @@ impl<T: TlbTag> Core<T> {
             }
             let write = access.kind.writes();
             // A locked one need not be fast: it has the core to itself.
-            let Some(base) = recent.base(access.va, write).filter(|_| !locked) else {
+            let locked = access.flags & Access::LOCKED != 0;
+            let near = if locked { None } else { recent.base(access.va, write) };
+            let Some(base) = near else {
                 let before = (last_line, *under_way);
-                match self.far_access(uncore, translation, access, dispatched, &mut recent, before) {
+                let found = if locked {
+                    self.locked_access(uncore, translation, access, &mut recent, before)
+                } else {
+                    self.far_access(uncore, translation, access, dispatched, &mut recent, before)
+                };
+                match found {
                     Ok((hpa, done)) => {
                         last_line = hpa.raw() >> 6;
                         *under_way = (last_line, done);
-                        if locked {
-                            self.timing.hold(done);
-                        }
                         if O::ACTIVE {
                             observer.access(access, hpa);
                         }
@@ -352,6 +352,23 @@ impl<T: TlbTag> Core<T> {
             self.timing.slow(done, if access.kind == Kind::Write { ready } else { done });
         }
         Ok((hpa, if near && line == under_way.0 { under_way.1 } else { done }))
+    }
+
+    /// The same for a locked instruction: after all that came before it, and ahead of all that comes.
+    #[cold]
+    #[inline(never)]
+    fn locked_access<X: Translation>(
+        &mut self,
+        uncore: &mut Uncore,
+        translation: &X,
+        access: &Access,
+        recent: &mut Recent,
+        before: (u64, (u64, Ticks)),
+    ) -> Result<(Hpa, Ticks), Fault> {
+        let dispatched = self.timing.drain();
+        let (hpa, done) = self.far_access(uncore, translation, access, dispatched, recent, before)?;
+        self.timing.hold(done);
+        Ok((hpa, done))
     }
 
     /// The L1 data cache does not have the line: when it delivers.
