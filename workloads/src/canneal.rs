@@ -4,8 +4,8 @@
 //! element b is drawn at random, a is the b before; the change of routing cost
 //! reads, for both, every fan-in and fan-out: the pointer in the vector, that
 //! element's location pointer, the location. If accepted, the two location pointers are exchanged.
-//! Location pointers are only ever read by `atomic_load_acq_ptr` of FreeBSD's `atomic.h` (`AtomicPtr.h`), which on
-//! x86 is a `lock cmpxchg`: each neighbour waits for the one before it.
+//! Location pointers are only ever read by `atomic_load_acq_ptr` (`AtomicPtr.h`, recalled with high confidence) of FreeBSD's
+//! `atomic.h`, which on x86 outside a kernel is a `lock cmpxchg` (read): each neighbour waits for the one before it.
 //!
 //! An element is 88 bytes (name 32, two vectors of 24, location pointer 8); a
 //! vector's pointers are a block of 64 to 80 bytes; a location is 8 bytes; the

@@ -54,7 +54,7 @@ impl Watch {
 }
 
 impl World {
-    /// The scans of NUMA balancing come once a tick, which is a thousandth of Linux's period, or pages would never move
+    /// The scans of NUMA balancing come once a tick, which is a thousandth of Linux's period or less, or pages would never move
     /// in what can be simulated. What they make fault costs as much of the time as it does there.
     fn time_lapse(&mut self) {
         let now = self.cycles().into_iter().max().unwrap_or(0);
