@@ -477,7 +477,7 @@ impl<T: TlbTag> Core<T> {
     ) -> Result<(Hit, Ticks), Fault> {
         let (walker, start) = self.timing.begin_walk(ready);
         if self.recorder.as_ref().is_some_and(|recorder| recorder.wants()) {
-            return self.walk_recorded(uncore, translation, va, intent, (walker, start), missed);
+            return self.recorded_walk(uncore, translation, va, intent, (walker, start), missed);
         }
         let group = T::group_va(&self.context, va);
         let mut port = self.port(uncore, start);
@@ -486,25 +486,9 @@ impl<T: TlbTag> Core<T> {
         self.end_walk::<X>(va, intent, (walker, start, end), checked, missed, result)
     }
 
-    /// The same, apart: what a walk found would go through memory where the two ways meet.
-    #[cold]
-    #[inline(never)]
-    fn walk_recorded<X: Translation>(
-        &mut self,
-        uncore: &mut Uncore,
-        translation: &X,
-        va: Va,
-        intent: Intent,
-        (walker, start): (usize, Ticks),
-        missed: bool,
-    ) -> Result<(Hit, Ticks), Fault> {
-        let (result, end, checked) = self.recorded_walk(uncore, translation, va, intent, (walker, start));
-        self.end_walk::<X>(va, intent, (walker, start, end), checked, missed, result)
-    }
-
     /// What the walk found goes into both TLBs.
     #[inline(always)]
-    fn end_walk<X: Translation>(
+    pub(crate) fn end_walk<X: Translation>(
         &mut self,
         va: Va,
         intent: Intent,

@@ -4,6 +4,7 @@ use crate::core::Core;
 use crate::metrics::Served;
 use crate::port::WalkPort;
 use crate::timing::{TICKS, Ticks};
+use crate::tlb::Hit;
 use crate::uncore::Uncore;
 use paging::{
     CachedTable, Cell, Check, Dim, Direct, Fault, Gpa, HostLeaf, Hpa, Intent, Leaf, NodeId, Port, TlbTag,
@@ -232,7 +233,8 @@ impl<T: TlbTag> Core<T> {
         Explained { steps: scribe.steps, end }
     }
 
-    /// Walks at `start` and writes the walk down; the result, when it ended, and when its last late check is answered.
+    /// Walks at `start`, writes the walk down and ends it: a way of its own to the end, as what a walk found would
+    /// go through memory where it met the other.
     #[cold]
     #[inline(never)]
     pub(crate) fn recorded_walk<X: Translation>(
@@ -242,7 +244,8 @@ impl<T: TlbTag> Core<T> {
         va: Va,
         intent: Intent,
         (walker, start): (usize, Ticks),
-    ) -> (Result<Leaf, Fault>, Ticks, Ticks) {
+        missed: bool,
+    ) -> Result<(Hit, Ticks), Fault> {
         let group = T::group_va(&self.context, va);
         let mut scribe = Scribe::new(self.port(uncore, start));
         let end = translation.walk(&mut scribe, group, intent);
@@ -251,7 +254,7 @@ impl<T: TlbTag> Core<T> {
             let walk = Explained { steps, end };
             recorder.walks.push(Recorded { va: group, intent, start, walker, walk });
         }
-        (end, time, checked)
+        self.end_walk::<X>(va, intent, (walker, start, time), checked, missed, end)
     }
 
     /// Which level of TLBs would answer a load of `va`, first (1) or second (2).
