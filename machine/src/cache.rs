@@ -4,7 +4,7 @@
 //! one evicts stays in the others. Writes are not written back in the model:
 //! a dirty line costs no more than a clean one.
 
-use crate::set::{Geometry, Replacement, SetIndex, Tags};
+use crate::set::{Geometry, Plain, Replacement, SetIndex, Tags, Vectors};
 use paging::frames::MAX_FRAMES;
 
 /// log2 of the bytes of a line.
@@ -48,8 +48,14 @@ impl Cache {
     /// the most recently used.
     #[inline(always)]
     pub fn access(&mut self, line: u64) -> bool {
+        self.access_with(Plain, line)
+    }
+
+    /// The same, looked up with these vectors.
+    #[inline(always)]
+    pub fn access_with(&mut self, vectors: impl Vectors, line: u64) -> bool {
         let (set, tag) = self.place(line);
-        self.tags.touch(set, tag)
+        self.tags.touch_with(vectors, set, tag)
     }
 
     /// Whether `line` is there; nothing changes.

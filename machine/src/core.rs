@@ -6,11 +6,13 @@
 //! structure. Misses leave the line of the loop through functions of their own.
 
 use crate::cache::{Cache, LINE_SHIFT};
+use crate::datapath::DataPath;
 use crate::explain::Recorder;
 use crate::input::{Access, Kind};
 use crate::metrics::{Counters, Served};
-use crate::port::{MemoryPath, WalkPort};
+use crate::port::WalkPort;
 use crate::recent::Recent;
+use crate::set::Avx2;
 use crate::timing::{TICKS, Ticks, Timing};
 use crate::tlb::{Hit, Tlb};
 use crate::uncore::Uncore;
@@ -80,18 +82,13 @@ pub struct Core<T: TlbTag> {
     pub counters: Counters,
     /// Who sees its walks one by one.
     pub recorder: Option<Box<Recorder>>,
-    pub(crate) node: NodeId,
-    pub(crate) socket: usize,
     pub(crate) context: T::Context,
     pub(crate) l1d_tlb: Tlb<T>,
     pub(crate) l1i_tlb: Tlb<T>,
     pub(crate) stlb: Tlb<T>,
     pub(crate) walk_caches: WalkCaches,
-    pub(crate) l1d: Cache,
+    pub(crate) path: DataPath,
     pub(crate) l1i: Cache,
-    pub(crate) l2: Cache,
-    pub(crate) latencies: Latencies,
-    pub(crate) walker_skips_l1: bool,
     /// The last block walked on more than 1 in 8 of its accesses: prefetching pays.
     walk_heavy: bool,
     /// The access that faulted was already dispatched.
@@ -122,19 +119,22 @@ impl<T: TlbTag> Core<T> {
             timing,
             counters: Counters::default(),
             recorder: None,
-            node,
-            // One node a socket.
-            socket: node.index(),
             context: T::Context::default(),
             l1d_tlb,
             l1i_tlb,
             stlb,
             walk_caches,
-            l1d,
+            path: DataPath {
+                l1d,
+                l2,
+                latencies,
+                // One node a socket.
+                socket: node.index(),
+                node,
+                walker_skips_l1,
+                avx2: Avx2::detect(),
+            },
             l1i,
-            l2,
-            latencies,
-            walker_skips_l1,
             walk_heavy: false,
             resuming: false,
             under_way: (u64::MAX, 0),
@@ -144,7 +144,7 @@ impl<T: TlbTag> Core<T> {
 
     /// The node it belongs to.
     pub fn node(&self) -> NodeId {
-        self.node
+        self.path.node
     }
 
     /// Loads the registers that TLB tags compare: a context switch.
@@ -197,7 +197,7 @@ impl<T: TlbTag> Core<T> {
     fn stage<X: Translation>(&mut self, uncore: &Uncore, translation: &X, accesses: &[Access]) {
         let mut found: [Option<X::Located>; STAGED] = [None; STAGED];
         // The tags of the L2 fit the real machine's; those of the last level do not.
-        let tags = uncore.llc(self.socket);
+        let tags = uncore.llc(self.path.socket);
         let mut ask = |at: Hpa| tags.prefetch_set(at.raw() >> LINE_SHIFT);
         for (place, access) in found.iter_mut().zip(accesses) {
             let va = T::group_va(&self.context, access.va);
@@ -288,11 +288,12 @@ impl<T: TlbTag> Core<T> {
             };
             let hpa = base | access.va.raw() & 4095;
             let line = hpa >> 6;
-            if line == last_line || self.l1d.access(line) {
+            if line == last_line || self.path.l1d.access(line) {
                 l1_hits += 1;
                 // A line that is still on its way delivers when it is here.
                 let same = line == under_way.0;
-                let done = (dispatched + self.latencies.l1).max(select_unpredictable(same, under_way.1, 0));
+                let done =
+                    (dispatched + self.path.latencies.l1).max(select_unpredictable(same, under_way.1, 0));
                 self.timing.fast(done);
                 *under_way = (line, select_unpredictable(same, under_way.1, done));
             } else {
@@ -336,17 +337,22 @@ impl<T: TlbTag> Core<T> {
         recent.remember(access.va, &hit, self.l1d_tlb.sets_of_small());
         let hpa = Hpa::new(hit.page_base(access.va) | access.va.raw() & 4095);
         let line = hpa.raw() >> 6;
-        let near = line == last_line || self.l1d.access(line);
-        let mut done = if near {
-            self.counters.data[Served::L1 as usize] += 1;
-            (ready + self.latencies.l1).max(if line == under_way.0 { under_way.1 } else { 0 })
+        let (served, latency) = if line == last_line {
+            (Served::L1, self.path.latencies.l1)
         } else {
-            self.data_miss(uncore, line, ready)
+            self.path.load(uncore, line, ready)
+        };
+        self.counters.data[served as usize] += 1;
+        let near = served == Served::L1;
+        let mut done = if near {
+            (ready + latency).max(if line == under_way.0 { under_way.1 } else { 0 })
+        } else {
+            self.timing.miss(ready, latency)
         };
         if X::LATE_CHECKS {
             (ready, done) = self.after_check(ready, done);
         }
-        if near && ready - dispatched <= self.latencies.llc {
+        if near && ready - dispatched <= self.path.latencies.llc {
             self.timing.fast(done);
         } else {
             self.timing.slow(done, if access.kind == Kind::Write { ready } else { done });
@@ -374,11 +380,7 @@ impl<T: TlbTag> Core<T> {
     /// The L1 data cache does not have the line: when it delivers.
     #[inline(never)]
     fn data_miss(&mut self, uncore: &mut Uncore, line: u64, ready: Ticks) -> Ticks {
-        let (served, latency) = if self.l2.access(line) {
-            (Served::L2, self.latencies.l2)
-        } else {
-            uncore.access(self.socket, self.node, line, ready, self.latencies.llc)
-        };
+        let (served, latency) = self.path.beyond_l1(uncore, line, ready);
         self.counters.data[served as usize] += 1;
         self.timing.miss(ready, latency)
     }
@@ -423,14 +425,14 @@ impl<T: TlbTag> Core<T> {
         if X::DIRECT
             && let Some(hit) = self.direct(translation, va, group, intent)
         {
-            return Ok((hit, ready + self.latencies.check));
+            return Ok((hit, ready + self.path.latencies.check));
         }
-        let ready = ready + self.latencies.stlb + Ticks::from(T::miss_cycles(&self.context)) * TICKS;
+        let ready = ready + self.path.latencies.stlb + Ticks::from(T::miss_cycles(&self.context)) * TICKS;
         if let Some((hit, tag)) = self.stlb.lookup_tagged(group, &self.context) {
             if hit.allows(intent) {
                 let extra = Ticks::from(tag.extra_cycles()) * TICKS;
                 self.counters.shared_hits += u64::from(tag.shared_hit(&self.context));
-                self.counters.stlb_hit_cycles += (self.latencies.stlb + extra) / TICKS;
+                self.counters.stlb_hit_cycles += (self.path.latencies.stlb + extra) / TICKS;
                 let l1 = if intent.fetch { &mut self.l1i_tlb } else { &mut self.l1d_tlb };
                 l1.fill_hit(va, &self.context, hit, tag.first_level(&self.context));
                 return Ok((hit, ready + extra));
@@ -523,15 +525,8 @@ impl<T: TlbTag> Core<T> {
     #[inline(always)]
     pub(crate) fn port<'a>(&'a mut self, uncore: &'a mut Uncore, time: Ticks) -> WalkPort<'a> {
         WalkPort {
-            path: MemoryPath {
-                l1d: &mut self.l1d,
-                l2: &mut self.l2,
-                uncore,
-                latencies: &self.latencies,
-                socket: self.socket,
-                node: self.node,
-                skips_l1: self.walker_skips_l1,
-            },
+            path: &mut self.path,
+            uncore,
             caches: &mut self.walk_caches,
             counters: &mut self.counters,
             time,
@@ -576,7 +571,11 @@ impl<T: TlbTag> Core<T> {
     /// check loads is one of the core's misses until then.
     fn hand_over(&mut self, end: Ticks, checked: Ticks) -> Ticks {
         let left = checked.saturating_sub(end);
-        if left > self.latencies.l1 + self.latencies.check { self.timing.miss(end, left) } else { checked }
+        if left > self.path.latencies.l1 + self.path.latencies.check {
+            self.timing.miss(end, left)
+        } else {
+            checked
+        }
     }
 
     /// When an access may retire and when it delivers, once the late check of its walk, if it had one, is answered.

@@ -142,7 +142,7 @@ impl<'a> Scribe<'a> {
     fn side(&mut self, cell: Cell, at: Hpa, before: [u64; Served::ALL.len()], since: Ticks) {
         let now = self.port.counters.side;
         let served = Served::ALL.into_iter().find(|s| now[*s as usize] != before[*s as usize]);
-        let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
+        let node = self.port.uncore.memory.node_of(at.raw() >> 6);
         self.write(What::Side { cell, at, node, served: served.unwrap_or(Served::L1) }, since);
     }
 }
@@ -156,7 +156,7 @@ impl Port for Scribe<'_> {
             .into_iter()
             .find(|s| self.port.counters.grid.get(cell, *s) != before[*s as usize])
             .unwrap_or(Served::L1);
-        let node = self.port.path.uncore.memory.node_of(at.raw() >> 6);
+        let node = self.port.uncore.memory.node_of(at.raw() >> 6);
         let gpa = self.page.map(|gpa| match cell.host {
             0 => Gpa::new(gpa.raw() & !4095 | at.raw() & 4095),
             _ => gpa,

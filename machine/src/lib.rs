@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod core;
+mod datapath;
 pub mod explain;
 pub mod input;
 pub mod machine;

@@ -152,7 +152,7 @@ impl<T: TlbTag> Machine<T> {
     /// Sets aside what walks of one core can change.
     pub fn save(&self, cpu: CpuId) -> Saved<T> {
         let core = self.cores[cpu.index()].clone();
-        let llc = self.uncore.llc[core.socket].clone();
+        let llc = self.uncore.llc[core.path.socket].clone();
         Saved { core, llc, memory: self.uncore.memory.clone() }
     }
 
@@ -160,7 +160,7 @@ impl<T: TlbTag> Machine<T> {
     pub fn restore(&mut self, cpu: CpuId, saved: &Saved<T>) {
         let core = &mut self.cores[cpu.index()];
         core.clone_from(&saved.core);
-        self.uncore.llc[core.socket].clone_from(&saved.llc);
+        self.uncore.llc[core.path.socket].clone_from(&saved.llc);
         self.uncore.memory.clone_from(&saved.memory);
     }
 
@@ -176,11 +176,11 @@ impl<T: TlbTag> Machine<T> {
     /// cache that they share, or over the link between their sockets.
     pub fn line_transfer(&self, from: CpuId, to: CpuId) -> Ticks {
         let (from, to) = (&self.cores[from.index()], &self.cores[to.index()]);
-        let shared = to.latencies.llc;
-        if from.socket == to.socket {
+        let shared = to.path.latencies.llc;
+        if from.path.socket == to.path.socket {
             shared
         } else {
-            self.uncore.memory.unloaded(from.node, to.node).max(shared)
+            self.uncore.memory.unloaded(from.path.node, to.path.node).max(shared)
         }
     }
 

@@ -1,44 +1,18 @@
 //! The walker's way to memory: every step of a walk is looked up, counted and
 //! charged here.
 
-use crate::cache::Cache;
-use crate::core::Latencies;
-use crate::metrics::{Counters, Served};
+use crate::datapath::DataPath;
+use crate::metrics::Counters;
 use crate::timing::Ticks;
 use crate::uncore::Uncore;
 use crate::walkcache::WalkCaches;
-use paging::{CachedTable, Cell, Check, Dim, Gpa, HostLeaf, Hpa, NodeId, Port};
-
-/// The data caches and memory as seen from one core.
-#[derive(Debug)]
-pub(crate) struct MemoryPath<'a> {
-    pub l1d: &'a mut Cache,
-    pub l2: &'a mut Cache,
-    pub uncore: &'a mut Uncore,
-    pub latencies: &'a Latencies,
-    pub socket: usize,
-    pub node: NodeId,
-    pub skips_l1: bool,
-}
-
-impl MemoryPath<'_> {
-    /// A load of `line` at `now`: where it was served, and after how long.
-    #[inline(always)]
-    fn load(&mut self, line: u64, now: Ticks) -> (Served, Ticks) {
-        if !self.skips_l1 && self.l1d.access(line) {
-            (Served::L1, self.latencies.l1)
-        } else if self.l2.access(line) {
-            (Served::L2, self.latencies.l2)
-        } else {
-            self.uncore.access(self.socket, self.node, line, now, self.latencies.llc)
-        }
-    }
-}
+use paging::{CachedTable, Cell, Check, Dim, Gpa, HostLeaf, Hpa, Port};
 
 /// The walker of one core during one walk.
 #[derive(Debug)]
 pub(crate) struct WalkPort<'a> {
-    pub path: MemoryPath<'a>,
+    pub path: &'a mut DataPath,
+    pub uncore: &'a mut Uncore,
     pub caches: &'a mut WalkCaches,
     pub counters: &'a mut Counters,
     pub time: Ticks,
@@ -49,14 +23,14 @@ pub(crate) struct WalkPort<'a> {
 impl Port for WalkPort<'_> {
     #[inline(always)]
     fn reference(&mut self, cell: Cell, at: Hpa) {
-        let (served, latency) = self.path.load(at.raw() >> 6, self.time);
+        let (served, latency) = self.path.walker_load(self.uncore, at.raw() >> 6, self.time);
         self.counters.grid.count(cell, served, latency);
         // Each level's address comes from the one before: walks are serial.
         self.time += latency;
     }
 
     fn side_reference(&mut self, _cell: Cell, at: Hpa) {
-        let (served, latency) = self.path.load(at.raw() >> 6, self.time);
+        let (served, latency) = self.path.walker_load(self.uncore, at.raw() >> 6, self.time);
         self.counters.side[served as usize] += 1;
         self.time += latency;
     }

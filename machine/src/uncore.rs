@@ -3,6 +3,7 @@
 use crate::cache::Cache;
 use crate::metrics::Served;
 use crate::numa::Memory;
+use crate::set::Vectors;
 use crate::timing::Ticks;
 use paging::NodeId;
 
@@ -21,13 +22,14 @@ impl Uncore {
     #[inline(always)]
     pub(crate) fn access(
         &mut self,
+        vectors: impl Vectors,
         socket: usize,
         node: NodeId,
         line: u64,
         now: Ticks,
         llc_latency: Ticks,
     ) -> (Served, Ticks) {
-        if self.llc[socket].access(line) {
+        if self.llc[socket].access_with(vectors, line) {
             return (Served::Llc, llc_latency);
         }
         let home = self.memory.node_of(line);

@@ -4,7 +4,7 @@ mod reference;
 
 use machine::cache::Cache;
 use machine::profile::Profile;
-use machine::set::{Assoc, Geometry, Replacement, SetIndex, Tags};
+use machine::set::{Assoc, Avx2, Geometry, Replacement, SetIndex, Tags};
 use proptest::prelude::*;
 use reference::{Policy, Reference};
 
@@ -74,6 +74,7 @@ fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
             let mut assoc = Assoc::<u64, u32>::new(Geometry { sets, ways }, replacement);
             // Tags of 24 bits may be kept in less room than those of 32.
             let mut tags = LARGEST.map(|largest| Tags::new(Geometry { sets, ways }, replacement, largest));
+            let mut wide = tags.clone();
             let mut reference = Reference::new(sets, ways, policy);
             for (time, number) in stream(sets as u64 * 31 + ways as u64, sets * ways, 20_000).enumerate() {
                 let (set, rest) = index.split(number);
@@ -88,6 +89,10 @@ fn hits_and_evictions_equal_the_reference_for_each_geometry_and_policy() {
                 assert_eq!((hit, left), expected, "{sets}x{ways} {replacement:?}, access {time} of {number}");
                 for tags in &mut tags {
                     assert_eq!(tags.touch(set, rest as u32 + 1), hit, "{sets}x{ways} {replacement:?} tags");
+                }
+                for (tags, avx2) in wide.iter_mut().zip(std::iter::repeat(Avx2::detect()).flatten()) {
+                    let found = tags.touch_with(avx2, set, rest as u32 + 1);
+                    assert_eq!(found, hit, "{sets}x{ways} {replacement:?} tags, AVX2");
                 }
             }
         }
@@ -119,18 +124,36 @@ proptest! {
         prop_assume!(replacement != Replacement::TreePlru || ways.is_power_of_two());
         let index = SetIndex::new(sets);
         let mut tags = Tags::new(Geometry { sets, ways }, replacement, largest);
+        // Looked up with AVX2 where the machine has it, and in turns without.
+        let mut wide = tags.clone();
+        let mut turns = 0;
         let mut reference = Reference::new(sets, ways, policy);
         for (what, number) in steps {
             let (set, rest) = index.split(number);
             let tag = rest as u32 + base;
             match what {
-                0..=3 => prop_assert_eq!(tags.remove(set, tag), reference.remove(|held| held == number) > 0),
-                4 => prop_assert_eq!(tags.contains(set, tag), reference.contains(number)),
+                0..=3 => {
+                    let removed = reference.remove(|held| held == number) > 0;
+                    prop_assert_eq!((tags.remove(set, tag), wide.remove(set, tag)), (removed, removed));
+                }
+                4 => {
+                    let held = reference.contains(number);
+                    prop_assert_eq!((tags.contains(set, tag), wide.contains(set, tag)), (held, held));
+                }
                 5 if number < 4 => {
                     tags.clear();
+                    wide.clear();
                     reference.remove(|_| true);
                 }
-                _ => prop_assert_eq!(tags.touch(set, tag), reference.access(number).0),
+                _ => {
+                    let hit = reference.access(number).0;
+                    turns += 1;
+                    let found = match Avx2::detect() {
+                        Some(avx2) if turns % 4 > 0 => wide.touch_with(avx2, set, tag),
+                        _ => wide.touch(set, tag),
+                    };
+                    prop_assert_eq!((tags.touch(set, tag), found), (hit, hit));
+                }
             }
         }
     }

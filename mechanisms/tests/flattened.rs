@@ -123,7 +123,6 @@ impl HostStage for Identity {
     fn peek(&self, gpa: Gpa) -> Option<Hpa> {
         Some(Hpa::new(gpa.raw()))
     }
-    fn near(&self, _gpa: Gpa, _near: &mut impl FnMut(Hpa)) {}
     fn locate(&self, _gpa: Gpa, _near: &mut impl FnMut(Hpa)) -> Option<()> {
         Some(())
     }

@@ -297,8 +297,8 @@ pub trait Translation {
     const STAGES: u8;
 
     /// Goes down to the first entry for `va` that is worth waiting for and brings it near the real
-    /// CPU. `near` is told where the walker will load from on its way, as far as
-    /// its walk caches are not likely to know it.
+    /// CPU. `near` is told where the walker will load from on its way, if that is one of so many places that the real CPU's
+    /// caches do not have its tags: entries above level 1 are not (telling it of them took 3 to 5 % longer).
     fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
 
     /// Goes on from an entry that has arrived to the next one; stays at the last.
@@ -468,7 +468,92 @@ pub fn leaf_bits(write: bool) -> Flags {
     if write { Flags::ACCESSED.with(Flags::DIRTY) } else { Flags::ACCESSED }
 }
 
+/// How far a walk has come.
+#[derive(Clone, Copy, Debug)]
+struct Going<S: PhysSpace> {
+    table: Frame<S>,
+    level: u8,
+    rights: Rights,
+    link: u8,
+}
+
+impl<S: PhysSpace> Going<S> {
+    #[inline(always)]
+    fn from(root: Frame<S>, levels: u8, link: u8) -> Self {
+        Going { table: root, level: levels, rights: Rights::ALL, link }
+    }
+}
+
+/// Takes `turn` for the level where a walk is until it returns something. The levels that walks go through most have a
+/// place each in the code, where the level is known: fewer instructions, and branches that the real CPU predicts each
+/// by its own past.
+macro_rules! descend_by_turns {
+    ($at:ident, |$level:ident| $turn:expr) => {{
+        while $at.level > 3 {
+            let $level = $at.level;
+            if let Some(result) = $turn {
+                return result;
+            }
+        }
+        if $at.level == 3 {
+            let $level = 3;
+            if let Some(result) = $turn {
+                return result;
+            }
+        }
+        if $at.level == 2 {
+            let $level = 2;
+            if let Some(result) = $turn {
+                return result;
+            }
+        }
+        loop {
+            let $level = 1;
+            if let Some(result) = $turn {
+                return result;
+            }
+        }
+    }};
+}
+
 impl<M: Walked<Space = HostPhys>> Native<'_, M> {
+    /// One step down, from a table of `level`: how the walk ended, if it did.
+    #[inline(always)]
+    fn turn<P: Port>(
+        &self,
+        port: &mut P,
+        va: Va,
+        intent: Intent,
+        going: &mut Going<HostPhys>,
+        level: u8,
+    ) -> Option<Result<Leaf, Fault>> {
+        let (slot, level) = self.mem.entry_of(going.table, level, going.link, va.raw());
+        port.reference(Cell { guest: level, host: 0 }, slot.addr());
+        let cell = self.mem.word(slot);
+        let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+        let rights = going.rights.under(entry);
+        match judge::<HostPhys>(entry, level, self.frames) {
+            Ok(Step::Table(next)) => {
+                mark(cell, entry, Flags::ACCESSED);
+                let (level, link) = (level - 1, link_of(entry));
+                *going = Going { table: next, level, rights, link };
+                let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
+                port.cache_table(Dim::Guest, va.raw(), cached);
+                None
+            }
+            Ok(Step::Leaf(size)) => {
+                if !rights.allow(intent) {
+                    return Some(Err(Fault::Page { va, level, why: Why::Protection }));
+                }
+                mark(cell, entry, leaf_bits(intent.write));
+                let frame = entry.leaf_frame::<HostPhys>(size).offset(va.page_offset(size) >> 12);
+                let dirty = intent.write || entry.has(Flags::DIRTY);
+                Some(Ok(Leaf { frame, size, rights, dirty, link: going.link, tag: 0 }))
+            }
+            Err(why) => Some(Err(Fault::Page { va, level, why })),
+        }
+    }
+
     /// Walks without steps; `(slot, entry, size)` of the leaf.
     #[inline(always)]
     fn descend(&self, addr: u64) -> Option<(Slot<HostPhys>, Entry, PageSize)> {
@@ -510,13 +595,7 @@ fn descend<M: Walked>(
 /// prefetches it without reading it: the tables of level 2 of a large program are larger
 /// than the real CPU's caches, those above are not. `near` is told its place.
 #[inline(always)]
-fn locate<'a, M: Walked>(
-    mem: &'a M,
-    root: Frame<M::Space>,
-    levels: u8,
-    addr: u64,
-    near: &mut impl FnMut(Slot<M::Space>),
-) -> Option<LeafCell<'a>> {
+fn locate<'a, M: Walked>(mem: &'a M, root: Frame<M::Space>, levels: u8, addr: u64) -> Option<LeafCell<'a>> {
     let (mut table, mut level, mut link) = (root, levels, mem.root_link());
     // Unrolled as in [`descend`].
     let mut turn = 5;
@@ -524,7 +603,7 @@ fn locate<'a, M: Walked>(
         if level == turn {
             let (slot, at) = mem.entry_of(table, turn, link, addr);
             if at <= 2 {
-                return arrived(mem, slot, at, near);
+                return arrived(mem, slot, at);
             }
             let cell = mem.word(slot)?;
             let entry = Entry(cell.load(Ordering::Relaxed));
@@ -541,19 +620,13 @@ fn locate<'a, M: Walked>(
         turn -= 1;
     }
     let (slot, at) = mem.entry_of(table, level, link, addr);
-    arrived(mem, slot, at, near)
+    arrived(mem, slot, at)
 }
 
 /// Prefetches the entry of `level` in `slot`, where a look-ahead has come to.
 #[inline(always)]
-fn arrived<'a, M: Walked>(
-    mem: &'a M,
-    slot: Slot<M::Space>,
-    level: u8,
-    near: &mut impl FnMut(Slot<M::Space>),
-) -> Option<LeafCell<'a>> {
+fn arrived<'a, M: Walked>(mem: &'a M, slot: Slot<M::Space>, level: u8) -> Option<LeafCell<'a>> {
     let cell = mem.word(slot)?;
-    near(slot);
     crate::prefetch::prefetch(cell);
     Some(LeafCell { cell, level })
 }
@@ -575,7 +648,8 @@ fn relocate<'a, M: Walked>(
     match judge::<M::Space>(entry, 2, u64::MAX) {
         Ok(Step::Table(next)) => {
             let (slot, level) = mem.entry_of(next, 1, link_of(entry), addr);
-            arrived(mem, slot, level, near)
+            near(slot);
+            arrived(mem, slot, level)
         }
         Ok(Step::Leaf(_)) => Some(located),
         Err(_) => None,
@@ -588,39 +662,11 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
 
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
-        let (mut table, mut level, mut rights, mut link) =
-            match port.cached_table(Dim::Guest, va.raw(), self.levels, 0) {
-                Some(c) => (c.host, c.level, c.rights, c.link),
-                None => (self.root, self.levels, Rights::ALL, self.mem.root_link()),
-            };
-        loop {
-            let (slot, at) = self.mem.entry_of(table, level, link, va.raw());
-            level = at;
-            port.reference(Cell { guest: level, host: 0 }, slot.addr());
-            let cell = self.mem.word(slot);
-            let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            rights = rights.under(entry);
-            match judge::<HostPhys>(entry, level, self.frames) {
-                Ok(Step::Table(next)) => {
-                    mark(cell, entry, Flags::ACCESSED);
-                    level -= 1;
-                    table = next;
-                    link = link_of(entry);
-                    let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
-                    port.cache_table(Dim::Guest, va.raw(), cached);
-                }
-                Ok(Step::Leaf(size)) => {
-                    if !rights.allow(intent) {
-                        return Err(Fault::Page { va, level, why: Why::Protection });
-                    }
-                    mark(cell, entry, leaf_bits(intent.write));
-                    let frame = entry.leaf_frame::<HostPhys>(size).offset(va.page_offset(size) >> 12);
-                    let dirty = intent.write || entry.has(Flags::DIRTY);
-                    return Ok(Leaf { frame, size, rights, dirty, link, tag: 0 });
-                }
-                Err(why) => return Err(Fault::Page { va, level, why }),
-            }
-        }
+        let mut at = match port.cached_table(Dim::Guest, va.raw(), self.levels, 0) {
+            Some(c) => Going { table: c.host, level: c.level, rights: c.rights, link: c.link },
+            None => Going::from(self.root, self.levels, self.mem.root_link()),
+        };
+        descend_by_turns!(at, |level| self.turn(port, va, intent, &mut at, level))
     }
 
     #[inline(always)]
@@ -630,8 +676,8 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
     }
 
     #[inline(always)]
-    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
-        locate(self.mem, self.root, self.levels, va.raw(), &mut |slot| near(slot.addr()))
+    fn locate(&self, va: Va, _near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
+        locate(self.mem, self.root, self.levels, va.raw())
     }
 
     #[inline(always)]
@@ -665,6 +711,49 @@ impl<M> Clone for HostDim<'_, M> {
 }
 impl<M> Copy for HostDim<'_, M> {}
 
+impl<M: Walked<Space = HostPhys>> HostDim<'_, M> {
+    /// As [`Native::turn`].
+    #[inline(always)]
+    fn turn<P: Port>(
+        &self,
+        port: &mut P,
+        gpa: Gpa,
+        row: u8,
+        intent: Intent,
+        going: &mut Going<HostPhys>,
+        level: u8,
+    ) -> Option<Result<HostLeaf, Fault>> {
+        let write = intent.write;
+        let (slot, level) = self.mem.entry_of(going.table, level, going.link, gpa.raw());
+        port.reference(Cell { guest: row, host: level }, slot.addr());
+        let cell = self.mem.word(slot);
+        let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+        let rights = going.rights.under(entry);
+        match judge::<HostPhys>(entry, level, self.frames) {
+            Ok(Step::Table(next)) => {
+                mark(cell, entry, Flags::ACCESSED);
+                let (level, link) = (level - 1, if M::LINKS { link_of(entry) } else { 0 });
+                *going = Going { table: next, level, rights, link };
+                let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
+                port.cache_table(Dim::Host, gpa.raw(), cached);
+                None
+            }
+            Ok(Step::Leaf(size)) => {
+                if !rights.allow(intent) {
+                    return Some(Err(Fault::Nested { gpa, write, why: Why::Protection }));
+                }
+                mark(cell, entry, leaf_bits(write));
+                let frame = entry.leaf_frame::<HostPhys>(size).offset(gpa.page_offset(size) >> 12);
+                let dirty = write || entry.has(Flags::DIRTY);
+                let leaf = HostLeaf { frame, size, rights, dirty };
+                port.cache_host(gpa, leaf);
+                Some(Ok(leaf))
+            }
+            Err(why) => Some(Err(Fault::Nested { gpa, write, why })),
+        }
+    }
+}
+
 /// The host dimension as a guest's walk uses it: a VM's table, or what stands in front of one.
 pub trait HostStage {
     /// Translates `gpa` for row `row` of the grid.
@@ -681,10 +770,6 @@ pub trait HostStage {
 
     /// As [`Translation::STAGES`].
     const STAGES: u8;
-
-    /// Tells `near` where a translation of `gpa` loads its leaf entry from, and where
-    /// it leads.
-    fn near(&self, gpa: Gpa, near: &mut impl FnMut(Hpa));
 
     /// As [`Translation::locate`].
     fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<Self::Located>;
@@ -709,42 +794,11 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
         {
             return Ok(leaf);
         }
-        let write = intent.write;
-        let (mut table, mut level, mut rights, mut link) =
-            match port.cached_table(Dim::Host, gpa.raw(), self.levels, row) {
-                Some(c) => (c.host, c.level, c.rights, c.link),
-                None => (self.root, self.levels, Rights::ALL, self.mem.root_link()),
-            };
-        loop {
-            let (slot, at) = self.mem.entry_of(table, level, link, gpa.raw());
-            level = at;
-            port.reference(Cell { guest: row, host: level }, slot.addr());
-            let cell = self.mem.word(slot);
-            let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            rights = rights.under(entry);
-            match judge::<HostPhys>(entry, level, self.frames) {
-                Ok(Step::Table(next)) => {
-                    mark(cell, entry, Flags::ACCESSED);
-                    level -= 1;
-                    table = next;
-                    link = if M::LINKS { link_of(entry) } else { 0 };
-                    let cached = CachedTable { level, frame: next.number(), host: next, rights, link };
-                    port.cache_table(Dim::Host, gpa.raw(), cached);
-                }
-                Ok(Step::Leaf(size)) => {
-                    if !rights.allow(intent) {
-                        return Err(Fault::Nested { gpa, write, why: Why::Protection });
-                    }
-                    mark(cell, entry, leaf_bits(write));
-                    let frame = entry.leaf_frame::<HostPhys>(size).offset(gpa.page_offset(size) >> 12);
-                    let dirty = write || entry.has(Flags::DIRTY);
-                    let leaf = HostLeaf { frame, size, rights, dirty };
-                    port.cache_host(gpa, leaf);
-                    return Ok(leaf);
-                }
-                Err(why) => return Err(Fault::Nested { gpa, write, why }),
-            }
-        }
+        let mut at = match port.cached_table(Dim::Host, gpa.raw(), self.levels, row) {
+            Some(c) => Going { table: c.host, level: c.level, rights: c.rights, link: c.link },
+            None => Going::from(self.root, self.levels, self.mem.root_link()),
+        };
+        descend_by_turns!(at, |level| self.turn(port, gpa, row, intent, &mut at, level))
     }
 
     #[inline(always)]
@@ -754,16 +808,8 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
     }
 
     #[inline(always)]
-    fn near(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) {
-        if let Some((slot, entry, size)) = descend(self.mem, self.root, self.levels, gpa.raw()) {
-            near(slot.addr());
-            near(entry.leaf_frame::<HostPhys>(size).base().offset(gpa.page_offset(size)));
-        }
-    }
-
-    #[inline(always)]
-    fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
-        locate(self.mem, self.root, self.levels, gpa.raw(), &mut |slot| near(slot.addr()))
+    fn locate(&self, gpa: Gpa, _near: &mut impl FnMut(Hpa)) -> Option<LeafCell<'a>> {
+        locate(self.mem, self.root, self.levels, gpa.raw())
     }
 
     #[inline(always)]
@@ -818,6 +864,94 @@ pub enum NestedPlace<'a, L> {
     Data(L, Gpa),
 }
 
+impl<G: Walked<Space = GuestPhys>, D: HostStage> Nested<'_, G, D> {
+    /// As [`Native::turn`]; `host`: where the table is in the host, if that is known.
+    #[inline(always)]
+    fn turn<P: Port>(
+        &self,
+        port: &mut P,
+        va: Va,
+        intent: Intent,
+        going: &mut Going<GuestPhys>,
+        host: Option<Hfn>,
+        level: u8,
+    ) -> Option<Result<Leaf, Fault>> {
+        let link = going.link;
+        let (slot, level) = self.guest.entry_of(going.table, level, link, va.raw());
+        // The one of the table's pages that was walked, to be remembered as a table of its own.
+        let mut page = None;
+        let at = match host {
+            Some(frame) => frame.base().offset(slot.index as u64 * 8),
+            None => {
+                // The walker may have to set A, so its access to a guest
+                // table is a store for the VM's table (SDM 3C §29.3.5; APM
+                // vol. 2 §15.25.6).
+                let leaf = match self.host.translate(port, slot.addr(), level, Intent::WRITE) {
+                    Ok(leaf) => leaf,
+                    Err(fault) => return Some(Err(fault)),
+                };
+                if level < self.levels {
+                    let (frame, rights) = (slot.table.number(), going.rights);
+                    let cached = CachedTable { level, frame, host: leaf.frame, rights, link };
+                    if G::has_pages(link) {
+                        page = Some(CachedTable { link: 0, ..cached });
+                    } else {
+                        port.cache_table(Dim::Guest, va.raw(), cached);
+                    }
+                }
+                leaf.frame.base().offset(slot.index as u64 * 8)
+            }
+        };
+        port.reference(Cell { guest: level, host: 0 }, at);
+        let cell = self.guest.word(slot);
+        let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+        let step = judge::<GuestPhys>(entry, level, self.frames);
+        if let Some(cached) = page
+            && step.is_ok()
+        {
+            // Only one that is in use: whoever empties it owes a flush for what it mapped.
+            port.cache_table(Dim::Guest, va.raw(), cached);
+        }
+        let rights = going.rights.under(entry);
+        match step {
+            Ok(Step::Table(next)) => {
+                mark(cell, entry, Flags::ACCESSED);
+                let (level, link) = (level - 1, link_of(entry));
+                *going = Going { table: next, level, rights, link };
+                if G::has_pages(link) {
+                    // Which of its pages is not known here, so without a place in the host.
+                    let (frame, host) = (next.number(), Hfn::default());
+                    let cached = CachedTable { level, frame, host, rights, link };
+                    port.cache_table(Dim::Guest, va.raw(), cached);
+                }
+                None
+            }
+            Ok(Step::Leaf(size)) => {
+                if !rights.allow(intent) {
+                    return Some(Err(Fault::Page { va, level, why: Why::Protection }));
+                }
+                let gpa = entry.leaf_frame::<GuestPhys>(size).base().offset(va.page_offset(size));
+                let data = match self.host.translate(port, gpa, 0, intent) {
+                    Ok(data) => data,
+                    Err(fault) => return Some(Err(fault)),
+                };
+                // Only now: a walk that ends in an EPT violation is taken
+                // again, and a store that never happened is not dirty.
+                mark(cell, entry, leaf_bits(intent.write));
+                Some(Ok(Leaf {
+                    frame: data.frame,
+                    size: size.min(data.size),
+                    rights: rights.and(data.rights),
+                    dirty: (intent.write || entry.has(Flags::DIRTY)) && data.dirty,
+                    link,
+                    tag: 0,
+                }))
+            }
+            Err(why) => Some(Err(Fault::Page { va, level, why })),
+        }
+    }
+}
+
 impl<'a, G, D> Translation for Nested<'a, G, D>
 where
     G: Walked<Space = GuestPhys>,
@@ -832,83 +966,14 @@ where
         // A page-walk cache entry of the guest dimension holds the table's host
         // frame too, so a hit skips the host walk for that table.
         let cached = port.cached_table(Dim::Guest, va.raw(), self.levels, 0);
-        let (mut table, mut level, mut rights, mut link, mut host) = match cached {
+        let (mut at, mut host) = match cached {
             Some(c) => {
                 let host = (!G::has_pages(c.link)).then_some(c.host);
-                (Gfn::new(c.frame), c.level, c.rights, c.link, host)
+                (Going { table: Gfn::new(c.frame), level: c.level, rights: c.rights, link: c.link }, host)
             }
-            None => (self.root, self.levels, Rights::ALL, self.guest.root_link(), None),
+            None => (Going::from(self.root, self.levels, self.guest.root_link()), None),
         };
-        loop {
-            let (slot, entry_level) = self.guest.entry_of(table, level, link, va.raw());
-            level = entry_level;
-            // The one of the table's pages that was walked, to be remembered as a table of its own.
-            let mut page = None;
-            let at = match host {
-                Some(frame) => frame.base().offset(slot.index as u64 * 8),
-                None => {
-                    // The walker may have to set A, so its access to a guest
-                    // table is a store for the VM's table (SDM 3C §29.3.5; APM
-                    // vol. 2 §15.25.6).
-                    let leaf = self.host.translate(port, slot.addr(), level, Intent::WRITE)?;
-                    if level < self.levels {
-                        let frame = slot.table.number();
-                        let cached = CachedTable { level, frame, host: leaf.frame, rights, link };
-                        if G::has_pages(link) {
-                            page = Some(CachedTable { link: 0, ..cached });
-                        } else {
-                            port.cache_table(Dim::Guest, va.raw(), cached);
-                        }
-                    }
-                    leaf.frame.base().offset(slot.index as u64 * 8)
-                }
-            };
-            port.reference(Cell { guest: level, host: 0 }, at);
-            let cell = self.guest.word(slot);
-            let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
-            let step = judge::<GuestPhys>(entry, level, self.frames);
-            if let Some(cached) = page
-                && step.is_ok()
-            {
-                // Only one that is in use: whoever empties it owes a flush for what it mapped.
-                port.cache_table(Dim::Guest, va.raw(), cached);
-            }
-            rights = rights.under(entry);
-            match step {
-                Ok(Step::Table(next)) => {
-                    mark(cell, entry, Flags::ACCESSED);
-                    level -= 1;
-                    table = next;
-                    link = link_of(entry);
-                    host = None;
-                    if G::has_pages(link) {
-                        // Which of its pages is not known here, so without a place in the host.
-                        let (frame, host) = (next.number(), Hfn::default());
-                        let cached = CachedTable { level, frame, host, rights, link };
-                        port.cache_table(Dim::Guest, va.raw(), cached);
-                    }
-                }
-                Ok(Step::Leaf(size)) => {
-                    if !rights.allow(intent) {
-                        return Err(Fault::Page { va, level, why: Why::Protection });
-                    }
-                    let gpa = entry.leaf_frame::<GuestPhys>(size).base().offset(va.page_offset(size));
-                    let data = self.host.translate(port, gpa, 0, intent)?;
-                    // Only now: a walk that ends in an EPT violation is taken
-                    // again, and a store that never happened is not dirty.
-                    mark(cell, entry, leaf_bits(intent.write));
-                    return Ok(Leaf {
-                        frame: data.frame,
-                        size: size.min(data.size),
-                        rights: rights.and(data.rights),
-                        dirty: (intent.write || entry.has(Flags::DIRTY)) && data.dirty,
-                        link,
-                        tag: 0,
-                    });
-                }
-                Err(why) => return Err(Fault::Page { va, level, why }),
-            }
-        }
+        descend_by_turns!(at, |level| self.turn(port, va, intent, &mut at, host.take(), level))
     }
 
     #[inline(always)]
@@ -918,10 +983,8 @@ where
     }
 
     #[inline(always)]
-    fn locate(&self, va: Va, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
-        // The guest's tables of level 2 are few, so the host's entries that lead to them are near.
-        let at_guest = &mut |slot: Slot<GuestPhys>| self.host.near(slot.addr(), near);
-        locate(self.guest, self.root, self.levels, va.raw(), at_guest).map(NestedPlace::Guest)
+    fn locate(&self, va: Va, _near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
+        locate(self.guest, self.root, self.levels, va.raw()).map(NestedPlace::Guest)
     }
 
     #[inline(always)]

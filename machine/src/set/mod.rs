@@ -21,10 +21,12 @@ mod lanes;
 mod packed;
 mod policy;
 mod tags;
+mod vectors;
 
 pub use assoc::Assoc;
 pub use index::SetIndex;
 pub use tags::Tags;
+pub use vectors::{Avx2, Plain, Vectors};
 
 /// What a structure compares. 0 is an empty way.
 pub trait Key: Copy + Eq + Default + std::fmt::Debug + Send + 'static {

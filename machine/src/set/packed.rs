@@ -18,7 +18,7 @@ const HIGH: usize = 2 * WAYS;
 /// A set in the order of use: the low 16 bits of each tag, then the high 8 bits of each.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Row([u8; 64]);
+pub struct Row([u8; 64]);
 
 impl Default for Row {
     fn default() -> Self {
@@ -56,6 +56,75 @@ impl Row {
         }
         self.set(0, tag);
         found.is_some()
+    }
+
+    /// The same with AVX2.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,bmi1,bmi2")]
+    #[inline]
+    pub(super) fn touch_avx2(&mut self, among: u32, tag: u32) -> bool {
+        use std::arch::x86_64::{
+            _mm256_alignr_epi8, _mm256_blend_epi32, _mm256_blendv_epi8, _mm256_cmpeq_epi16,
+            _mm256_cmpgt_epi8, _mm256_cmpgt_epi16, _mm256_movemask_epi8, _mm256_permute2x128_si256,
+            _mm256_set1_epi8, _mm256_set1_epi16, _mm256_setr_epi8, _mm256_setr_epi16,
+        };
+
+        let high = (tag >> 16) as u8;
+        let low = _mm256_set1_epi16(tag as i16);
+        // The low parts of ways 0-15; then those of 16-19, the high ones of all, and 4 bytes that mean nothing.
+        let (first, second) = (self.load32::<0>(), self.load32::<32>());
+        // Two bits a way.
+        let equal = [first, second].map(|part| _mm256_movemask_epi8(_mm256_cmpeq_epi16(part, low)) as u32);
+        let mut found = u64::from(equal[0]) | u64::from(equal[1] & 0xff) << 32;
+        // All one way back. What goes from one part to another is loaded from where it is before.
+        let before = _mm256_permute2x128_si256::<0x02>(first, low);
+        let moved_first = _mm256_alignr_epi8::<14>(first, before);
+        let moved_second = _mm256_blend_epi32::<0b1111_1100>(self.load32::<30>(), self.load32::<31>());
+        // The low parts alone say of nearly every tag that is not there that it is not.
+        while found != 0 {
+            let at = found.trailing_zeros() as usize / 2;
+            if self.0[HIGH + at % WAYS] == high && among >> at & 1 == 1 {
+                // Behind the way where it was nothing moves.
+                let (low_ways, ways) = (
+                    _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                    _mm256_setr_epi8(
+                        16, 16, 17, 17, 18, 18, 19, 19, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+                        16, 17, 18, 19, 20, 20, 20, 20,
+                    ),
+                );
+                let stays_first = _mm256_cmpgt_epi16(low_ways, _mm256_set1_epi16(at as i16));
+                let stays_second = _mm256_cmpgt_epi8(ways, _mm256_set1_epi8(at as i8));
+                self.store32::<0>(_mm256_blendv_epi8(moved_first, first, stays_first));
+                self.store32::<32>(_mm256_blendv_epi8(moved_second, second, stays_second));
+                self.0[HIGH] = high;
+                return true;
+            }
+            found &= found - 1;
+        }
+        self.store32::<0>(moved_first);
+        self.store32::<32>(moved_second);
+        self.0[HIGH] = high;
+        false
+    }
+
+    /// 32 bytes from `FROM`.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn load32<const FROM: usize>(&self) -> std::arch::x86_64::__m256i {
+        const { assert!(FROM + 32 <= 64) };
+        // SAFETY: within the line.
+        unsafe { std::arch::x86_64::_mm256_loadu_si256(self.0.as_ptr().add(FROM).cast()) }
+    }
+
+    /// The same for change.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    fn store32<const FROM: usize>(&mut self, new: std::arch::x86_64::__m256i) {
+        const { assert!(FROM + 32 <= 64) };
+        // SAFETY: within the line, which nobody else has.
+        unsafe { std::arch::x86_64::_mm256_storeu_si256(self.0.as_mut_ptr().add(FROM).cast(), new) }
     }
 
     /// 16 bytes from `from`.

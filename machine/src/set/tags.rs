@@ -1,7 +1,8 @@
 //! Keys alone: the tags of data caches.
 
-use super::lanes::{self, Four, LANES, MAX_VECTORS};
+use super::lanes::{Four, LANES, MAX_VECTORS};
 use super::packed::{self, Row};
+use super::vectors::{Plain, Vectors};
 use super::{Assoc, Geometry, Replacement};
 
 /// Sets of tags of 32 bits.
@@ -55,14 +56,6 @@ struct Ordered {
 #[repr(align(32))]
 struct Pair([Four; 2]);
 
-impl Pair {
-    #[inline(always)]
-    fn touch(&mut self, among: u32, tag: u32) -> bool {
-        // What was used last before stays in front.
-        self.0[0].0[0] == tag || lanes::touch(&mut self.0, among, tag)
-    }
-}
-
 /// Vectors of a line of the host.
 const LINE: usize = 64 / size_of::<Four>();
 
@@ -80,19 +73,15 @@ impl Ordered {
     }
 
     #[inline(always)]
-    fn touch(&mut self, set: usize, among: u32, tag: u32) -> bool {
-        // What was used last before stays in front.
-        if self.lanes[self.start + set * self.vectors].0[0] == tag {
-            return true;
-        }
+    fn touch(&mut self, vectors: impl Vectors, set: usize, among: u32, tag: u32) -> bool {
         match self.vectors {
-            1 => lanes::touch(self.row::<1>(set), among, tag),
-            3 => lanes::touch(self.row::<3>(set), among, tag),
-            4 => lanes::touch(self.row::<4>(set), among, tag),
-            5 => lanes::touch(self.row::<5>(set), among, tag),
-            6 => lanes::touch(self.row::<6>(set), among, tag),
-            7 => lanes::touch(self.row::<7>(set), among, tag),
-            _ => lanes::touch(self.row::<MAX_VECTORS>(set), among, tag),
+            1 => vectors.touch(self.row::<1>(set), among, tag),
+            3 => vectors.touch(self.row::<3>(set), among, tag),
+            4 => vectors.touch(self.row::<4>(set), among, tag),
+            5 => vectors.touch(self.row::<5>(set), among, tag),
+            6 => vectors.touch(self.row::<6>(set), among, tag),
+            7 => vectors.touch(self.row::<7>(set), among, tag),
+            _ => vectors.touch(self.row::<MAX_VECTORS>(set), among, tag),
         }
     }
 
@@ -156,11 +145,17 @@ impl Tags {
     /// Whether `tag` is there; in either case it now is, and is the most recently used.
     #[inline(always)]
     pub fn touch(&mut self, set: usize, tag: u32) -> bool {
+        self.touch_with(Plain, set, tag)
+    }
+
+    /// The same with these vectors.
+    #[inline(always)]
+    pub fn touch_with(&mut self, vectors: impl Vectors, set: usize, tag: u32) -> bool {
         debug_assert!(tag != 0, "tag 0 is the empty way");
         match &mut self.layout {
-            Layout::Pairs(pairs) => pairs[set].touch(self.among, tag),
-            Layout::Other(Other::Ordered(ordered)) => ordered.touch(set, self.among, tag),
-            Layout::Packed(rows) => rows[set].touch(self.among, tag),
+            Layout::Pairs(pairs) => vectors.touch(&mut pairs[set].0, self.among, tag),
+            Layout::Other(Other::Ordered(ordered)) => ordered.touch(vectors, set, self.among, tag),
+            Layout::Packed(rows) => vectors.touch_packed(&mut rows[set], self.among, tag),
             Layout::Other(Other::InPlace(assoc)) => touch_in_place(assoc, set, tag),
         }
     }

@@ -129,14 +129,6 @@ impl<D: HostStage> HostStage for VmmStage<'_, D> {
     }
 
     #[inline(always)]
-    fn near(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) {
-        match self.segment.translate(gpa) {
-            Some(at) => near(at),
-            None => self.host.near(gpa, near),
-        }
-    }
-
-    #[inline(always)]
     fn locate(&self, gpa: Gpa, near: &mut impl FnMut(Hpa)) -> Option<Self::Located> {
         match self.segment.translate(gpa) {
             Some(_) => Some(Place::Direct),
