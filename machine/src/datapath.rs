@@ -1,7 +1,7 @@
 //! A core's way to data: its caches, and what lies behind them.
 //!
-//! Nothing here depends on a system, so all share two versions, for hosts with and without AVX2. A call costs less than a
-//! copy for each of the references of a walk: with one of its own for each, and no AVX2, a walk took 7 to 10 % longer.
+//! Nothing here depends on a system, so all share two versions, for hosts with and without AVX2, which takes 4 to 6 %
+//! less time for random updates. A call costs them no more than a copy for each reference of a walk.
 
 use crate::cache::Cache;
 use crate::core::Latencies;
