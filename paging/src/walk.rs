@@ -450,6 +450,12 @@ pub fn judge<S: PhysSpace>(entry: Entry, level: u8, frames: u64) -> Result<Step<
     Ok(Step::Table(entry.frame()))
 }
 
+/// The bits in `cell`: an empty entry where there is no table.
+#[inline(always)]
+fn read(cell: Option<&crate::sync::AtomicU64>) -> Entry {
+    cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)))
+}
+
 /// Sets A (and D) in a walked entry if they are not set.
 #[inline(always)]
 pub fn mark(cell: Option<&crate::sync::AtomicU64>, entry: Entry, bits: Flags) {
@@ -481,6 +487,12 @@ impl<S: PhysSpace> Going<S> {
     #[inline(always)]
     fn from(root: Frame<S>, levels: u8, link: u8) -> Self {
         Going { table: root, level: levels, rights: Rights::ALL, link }
+    }
+
+    /// At `table`, of which a page-walk cache knew the rest.
+    #[inline(always)]
+    fn at(table: Frame<S>, cached: &CachedTable) -> Self {
+        Going { table, level: cached.level, rights: cached.rights, link: cached.link }
     }
 }
 
@@ -530,7 +542,7 @@ impl<M: Walked<Space = HostPhys>> Native<'_, M> {
         let (slot, level) = self.mem.entry_of(going.table, level, going.link, va.raw());
         port.reference(Cell { guest: level, host: 0 }, slot.addr());
         let cell = self.mem.word(slot);
-        let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+        let entry = read(cell);
         let rights = going.rights.under(entry);
         match judge::<HostPhys>(entry, level, self.frames) {
             Ok(Step::Table(next)) => {
@@ -575,7 +587,7 @@ fn descend<M: Walked>(
     while turn > 0 {
         if level == turn {
             let (slot, at) = mem.entry_of(table, turn, link, addr);
-            let entry = mem.word(slot).map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+            let entry = read(mem.word(slot));
             match judge::<M::Space>(entry, at, u64::MAX) {
                 Ok(Step::Table(next)) => {
                     table = next;
@@ -663,7 +675,7 @@ impl<'a, M: Walked<Space = HostPhys>> Translation for Native<'a, M> {
     #[inline(always)]
     fn walk<P: Port>(&self, port: &mut P, va: Va, intent: Intent) -> Result<Leaf, Fault> {
         let mut at = match port.cached_table(Dim::Guest, va.raw(), self.levels, 0) {
-            Some(c) => Going { table: c.host, level: c.level, rights: c.rights, link: c.link },
+            Some(c) => Going::at(c.host, &c),
             None => Going::from(self.root, self.levels, self.mem.root_link()),
         };
         descend_by_turns!(at, |level| self.turn(port, va, intent, &mut at, level))
@@ -727,7 +739,7 @@ impl<M: Walked<Space = HostPhys>> HostDim<'_, M> {
         let (slot, level) = self.mem.entry_of(going.table, level, going.link, gpa.raw());
         port.reference(Cell { guest: row, host: level }, slot.addr());
         let cell = self.mem.word(slot);
-        let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+        let entry = read(cell);
         let rights = going.rights.under(entry);
         match judge::<HostPhys>(entry, level, self.frames) {
             Ok(Step::Table(next)) => {
@@ -795,7 +807,7 @@ impl<'a, M: Walked<Space = HostPhys>> HostStage for HostDim<'a, M> {
             return Ok(leaf);
         }
         let mut at = match port.cached_table(Dim::Host, gpa.raw(), self.levels, row) {
-            Some(c) => Going { table: c.host, level: c.level, rights: c.rights, link: c.link },
+            Some(c) => Going::at(c.host, &c),
             None => Going::from(self.root, self.levels, self.mem.root_link()),
         };
         descend_by_turns!(at, |level| self.turn(port, gpa, row, intent, &mut at, level))
@@ -904,7 +916,7 @@ impl<G: Walked<Space = GuestPhys>, D: HostStage> Nested<'_, G, D> {
         };
         port.reference(Cell { guest: level, host: 0 }, at);
         let cell = self.guest.word(slot);
-        let entry = cell.map_or(Entry::EMPTY, |c| Entry(c.load(Ordering::Relaxed)));
+        let entry = read(cell);
         let step = judge::<GuestPhys>(entry, level, self.frames);
         if let Some(cached) = page
             && step.is_ok()
@@ -969,7 +981,7 @@ where
         let (mut at, mut host) = match cached {
             Some(c) => {
                 let host = (!G::has_pages(c.link)).then_some(c.host);
-                (Going { table: Gfn::new(c.frame), level: c.level, rights: c.rights, link: c.link }, host)
+                (Going::at(Gfn::new(c.frame), &c), host)
             }
             None => (Going::from(self.root, self.levels, self.guest.root_link()), None),
         };
